@@ -1,0 +1,44 @@
+# One verb set for people and for CI.  `make demo` and `make test` need nothing but Python 3.11 and a package index.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUNTIME := $(VENV)/.runtime-installed
+DEVELOP := $(VENV)/.develop-installed
+UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
+
+.PHONY: setup demo test check format bench clean
+
+setup: $(RUNTIME)
+
+$(BIN)/uv:
+	$(PYTHON) -m venv $(VENV) || { echo "python3 cannot make virtual environments; install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet uv==0.13.9
+
+$(RUNTIME): pyproject.toml constraints.txt | $(BIN)/uv
+	$(UV) --editable .
+	@touch $@
+
+$(DEVELOP): pyproject.toml constraints.txt $(RUNTIME)
+	$(UV) --editable '.[dev]'
+	@touch $@
+
+demo: $(RUNTIME)
+	$(BIN)/avatarlab render manifests/demo.parquet --store out
+
+test: $(DEVELOP)
+	$(BIN)/python -m pytest
+
+check: $(DEVELOP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(DEVELOP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(DEVELOP)
+	$(BIN)/python -m benchmarks.bench
+
+clean:
+	rm -rf out build *.egg-info
