@@ -1,0 +1,119 @@
+"""One training loop for every network: keeps to its minutes, resumes from its last checkpoint, writes its curve."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: Any, /) -> Any: ...
+
+
+Step = Callable[[int, float], Mapping[str, float]]
+Progress = Callable[[str], None]
+
+
+def learning_rate(peak: float, fraction: float, step: int, warm_up: int, flat: float = 0.4) -> float:
+    """Linear warm-up over steps, flat, then linear decay to 2 % of the peak over the rest of the time."""
+    decay = 1.0 if fraction < flat else max(0.02, 1.0 - (fraction - flat) / (1.0 - flat))
+    return peak * min(1.0, (step + 1) / warm_up) * decay
+
+
+def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+
+
+def save_atomically(value: object, path: Path) -> None:
+    temporary = path.with_suffix(".partial")
+    torch.save(value, temporary)
+    os.replace(temporary, path)
+
+
+class MovingAverage:
+    """Exponential moving average of a network's floating-point state, warmed up so that early steps count less."""
+
+    def __init__(self, module: torch.nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.module = module
+        self.average = {key: value.detach().clone() for key, value in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        for key, value in self.module.state_dict().items():
+            if value.is_floating_point():
+                self.average[key].lerp_(value, 1 - decay)
+            else:
+                self.average[key].copy_(value)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"updates": self.updates, "average": self.average}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.updates = state["updates"]
+        self.average = {key: value.clone() for key, value in state["average"].items()}
+
+
+def train_loop(
+    folder: Path,
+    parts: Mapping[str, Stateful],
+    step: Step,
+    *,
+    minutes: float,
+    progress: Progress,
+    report_every: int = 50,
+    checkpoint_seconds: float = 120.0,
+    extra: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Calls `step(number, fraction_of_time)` until `minutes` of training (over all sittings) are used.
+
+    `parts` are saved to and restored from FOLDER/checkpoint.pt, with `extra` (plain values the steps may change).
+    Means of the metrics go to FOLDER/curve.jsonl and to `progress` every `report_every` steps. Returns `extra`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "checkpoint.pt"
+    extra = {} if extra is None else extra
+    number, used = 0, 0.0
+    if path.exists():
+        state = torch.load(path, weights_only=True)
+        for name, part in parts.items():
+            part.load_state_dict(state["parts"][name])
+        number, used = state["step"], state["seconds"]
+        extra.update(state["extra"])
+        progress(f"resumed at step {number}, {used / 60:.1f} of {minutes:g} minutes used")
+
+    def save() -> None:
+        parts_state = {name: part.state_dict() for name, part in parts.items()}
+        save_atomically({"parts": parts_state, "step": number, "seconds": used, "extra": extra}, path)
+
+    sums: dict[str, Tensor | float] = {}
+    count = 0
+    started, saved = time.monotonic() - used, time.monotonic()
+    with (folder / "curve.jsonl").open("a", encoding="utf-8") as curve:
+        while used < minutes * 60:
+            for name, value in step(number, used / (minutes * 60)).items():
+                sums[name] = sums.get(name, 0.0) + value
+            number, count, used = number + 1, count + 1, time.monotonic() - started
+            if number % report_every == 0:
+                means = {name: round(float(value) / count, 4) for name, value in sums.items()}
+                line = {"step": number, "minutes": round(used / 60, 2), **means}
+                curve.write(json.dumps(line) + "\n")
+                curve.flush()
+                progress("  ".join(f"{name} {value}" for name, value in line.items()))
+                sums, count = {}, 0
+            if time.monotonic() - saved > checkpoint_seconds:
+                save()
+                saved = time.monotonic()
+    save()
+    return extra
