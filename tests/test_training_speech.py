@@ -3,17 +3,19 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from avatarlab.speech.codec import Codec, CodecConfig
 from avatarlab.speech.small_e import BOS, EOS, FIRST_CODE, SmallE, SmallEConfig
 from avatarlab.text import UNIT_COUNT, unit_names, units
-from avatarlab.training.corpus import Phone
+from avatarlab.training.corpus import Phone, write_wav
 from avatarlab.training.loop import learning_rate, train_loop
 from avatarlab.training.prose import _is_plain, training_sentences
 from avatarlab.training.small_e import Batch, attention_loss, batches, corrupt, train_small_e
-from avatarlab.training.speech_data import Spoken, chain, spoken_form, unit_spans
+from avatarlab.training.speech_data import Spoken, chain, load_spoken, spoken_form, tokenise_corpus, unit_spans
 
 
 def _phones(*items: tuple[str, float]) -> list[Phone]:
@@ -111,6 +113,23 @@ def test_the_rate_rises_stays_and_falls() -> None:
     assert learning_rate(1.0, 0.3, 100, 10) == 1.0
     assert learning_rate(1.0, 0.7, 100, 10) == pytest.approx(0.5)
     assert learning_rate(1.0, 1.0, 100, 10) == pytest.approx(0.02)
+
+
+def test_a_recorded_corpus_becomes_units_codes_and_spans(tmp_path: Path) -> None:
+    (tmp_path / "wav").mkdir()
+    lines = []
+    for number, text in enumerate(("A cat.", "The 'odd' dog.")):
+        write_wav(tmp_path / "wav" / f"{number:06d}.wav", (np.sin(np.arange(9000) / 9) * 9000).astype(np.int16))
+        lines.append({"id": f"{number:06d}", "voice": "slt", "text": text, "wav": f"wav/{number:06d}.wav",
+                      "phones": [["ax", 0.0, 0.2], ["k", 0.2, 0.5]]})  # fmt: skip
+    (tmp_path / "utterances.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    codec = Codec(CodecConfig(width=16, latent=4, codes=8, encoder_blocks=1, decoder_blocks=1)).eval()
+    tokenise_corpus(tmp_path, codec, tmp_path / "tokens.safetensors", lambda line: None)
+    training, held_out = load_spoken(tmp_path / "tokens.safetensors")
+    assert [len(held_out), len(training)] == [1, 1]
+    assert training[0].codes.shape == (2, 15)
+    assert unit_names(training[0].units.tolist()) == unit_names(units("the odd dog."))
+    assert training[0].spans[-1, 1] == pytest.approx(0.5)
 
 
 def test_training_goes_on_where_it_stopped_and_keeps_to_its_minutes(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def tokenise_corpus(corpus: Path, codec: Codec, path: Path, progress: Progress) 
         waveform = torch.from_numpy(read_wav(corpus / recording.wav).astype(np.float32) / 32768.0)
         name = f"{recording.id}/{recording.voice}"
         tensors[f"{name}/units"] = torch.tensor(ids, dtype=torch.int16)
-        tensors[f"{name}/codes"] = codec.encode(waveform[None])[0].to(torch.int16)
+        tensors[f"{name}/codes"] = codec.encode(waveform[None])[0].to(torch.int16).contiguous()
         tensors[f"{name}/spans"] = unit_spans(unit_names(ids), recording.phones)
         if number % 1000 == 999:
             progress(f"{number + 1} of {len(recordings)} recordings encoded")
