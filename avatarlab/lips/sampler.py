@@ -1,0 +1,107 @@
+"""Noise schedule and masked samplers of the renderer (spec diffdub 1.5-1.7): plain functions, noise is an argument."""
+
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from avatarlab.errors import SettingsError
+
+STEPS = 1000
+Predict = Callable[[Float[Tensor, "b c h w"], Int[Tensor, "b"]], Float[Tensor, "b c h w"]]
+
+
+@cache
+def alpha_bars() -> Float[Tensor, "1000"]:
+    """Share of the signal's variance left at each step: betas linear from 1e-4 to 2e-2, float64."""
+    return torch.cumprod(1 - torch.linspace(1e-4, 2e-2, STEPS, dtype=torch.float64), dim=0)
+
+
+def strided_steps(count: int) -> tuple[int, ...]:
+    """The published DDIM subset, high to low: stride s is the smallest with ceil(1000 / s) == count (spec 1.6).
+
+    Raises SettingsError where no stride gives `count`.
+    """
+    for stride in range(1, STEPS):
+        if -(-STEPS // stride) == count:
+            return tuple(reversed(range(0, STEPS, stride)))
+    raise SettingsError(f"no stride over 1000 steps gives {count} sampling steps", "use 2..36, 40, 50 or 100 steps")
+
+
+def trailing_steps(count: int) -> tuple[int, ...]:
+    """`count` evenly spaced steps, high to low, the first always 999, so that sampling starts at pure noise."""
+    if not 1 <= count <= STEPS:
+        raise SettingsError(f"{count} sampling steps", "use 1 to 1000 steps")
+    return tuple(round(STEPS - index * STEPS / count) - 1 for index in range(count))
+
+
+def ddim(
+    predict_noise: Predict,
+    start: Float[Tensor, "b c h w"],
+    keep: Float[Tensor, "b c h w"],
+    noise: Float[Tensor, "b c h w"],
+    steps: tuple[int, ...],
+) -> Float[Tensor, "b c h w"]:
+    """The published masked sampler: clean known area composited before every call, predictions clipped, eta 0.
+
+    `keep` is 1 where `start` (in [-1, 1]) is known. As upstream, nothing is composited after the last step, so the known
+    area comes back slightly tinted; `few_steps` does better.
+    """
+    x = noise
+    for step, following in zip(steps, (*steps[1:], None), strict=True):
+        here, there = _signal(step), 1.0 if following is None else _signal(following)
+        x = (1 - keep) * x + keep * start
+        eps = predict_noise(x, torch.full((len(x),), step, device=x.device))
+        clean = ((x - (1 - here) ** 0.5 * eps) / here**0.5).clamp(-1, 1)
+        eps = (x - here**0.5 * clean) / (1 - here) ** 0.5
+        x = there**0.5 * clean + (1 - there) ** 0.5 * eps
+    return x
+
+
+def few_steps(
+    predict_clean: Predict,
+    start: Float[Tensor, "b c h w"],
+    keep: Float[Tensor, "b #c h w"],
+    noise: Float[Tensor, "#b c h w"],
+    steps: tuple[int, ...],
+) -> Float[Tensor, "b c h w"]:
+    """The bundled sampler: predicts the picture itself, from pure noise, and returns the known area untouched."""
+    x = noise.expand_as(start)
+    clean = start
+    for step, following in zip(steps, (*steps[1:], None), strict=True):
+        x = (1 - keep) * x + keep * start
+        clean = predict_clean(x, torch.full((len(x),), step, device=x.device)).clamp(-1, 1)
+        if following is not None:
+            here, there = _signal(step), _signal(following)
+            eps = (x - here**0.5 * clean) / (1 - here) ** 0.5
+            x = there**0.5 * clean + (1 - there) ** 0.5 * eps
+    return (1 - keep) * clean + keep * start
+
+
+def noised(
+    clean: Float[Tensor, "b c h w"],
+    keep: Float[Tensor, "b #c h w"],
+    noise: Float[Tensor, "b c h w"],
+    t: Int[Tensor, "b"],
+) -> Float[Tensor, "b c h w"]:
+    """Training input at steps `t`: noise in the masked area, the clean picture where it is known (spec 1.7)."""
+    signal = alpha_bars().to(clean.device)[t].to(clean.dtype)[:, None, None, None]
+    return (1 - keep) * (signal.sqrt() * clean + (1 - signal).sqrt() * noise) + keep * clean
+
+
+def noise_loss(
+    predict_noise: Predict,
+    clean: Float[Tensor, "b c h w"],
+    keep: Float[Tensor, "b c h w"],
+    noise: Float[Tensor, "b c h w"],
+    t: Int[Tensor, "b"],
+) -> Float[Tensor, "b"]:
+    """The published objective for each picture: squared noise error in the mask, over the full pixel count (spec 1.7)."""
+    eps = predict_noise(noised(clean, keep, noise, t), t)
+    return ((1 - keep) * (noise - eps) ** 2).mean(dim=(1, 2, 3))
+
+
+def _signal(step: int) -> float:
+    return float(alpha_bars()[step])
