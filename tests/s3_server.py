@@ -1,0 +1,145 @@
+"""S3 servers on loopback for tests: `rclone serve s3`, a real one with signatures checked, and scripted ones for the
+rest: conditional writes, which rclone ignores, and faults."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+ACCESS_KEY = "canaryaccesskey0123"
+SECRET_KEY = "canary/secret+key/that/must/never/be/shown"
+BUCKET = "lectures"
+START_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class S3Server:
+    endpoint: str
+    folder: Path
+
+    def environment(self) -> dict[str, str]:
+        """What a process needs to reach this server."""
+        return {
+            "AVATARLAB_S3_ENDPOINT": self.endpoint,
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+            "AWS_REGION": "us-east-1",
+            "AVATARLAB_STORE_PATIENCE_SECONDS": "5",
+        }
+
+
+@contextmanager
+def s3_server(folder: Path, port: int | None = None) -> Iterator[S3Server]:
+    """Serve `folder` (its folders are the buckets; `lectures` is made) until the block ends."""
+    (folder / BUCKET).mkdir(parents=True, exist_ok=True)
+    binary = Path(sys.executable).with_name("rclone")
+    port = port or free_port()
+    server = subprocess.Popen(
+        [str(binary) if binary.exists() else str(shutil.which("rclone")), "serve", "s3", "--addr", f"127.0.0.1:{port}"]
+        + ["--config", os.devnull, "--vfs-cache-mode", "off", str(folder)],
+        env={**os.environ, "RCLONE_AUTH_KEY": f'"{ACCESS_KEY},{SECRET_KEY}"'},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        _wait_for(port, server)
+        yield S3Server(f"http://127.0.0.1:{port}", folder)
+    finally:
+        server.kill()
+        server.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("rclone serve s3 did not start") from None
+            time.sleep(0.02)
+
+
+Answer = tuple[int, bytes]
+
+
+@contextmanager
+def scripted_server(answer: Callable[[str, str, Mapping[str, str], bytes], Answer]) -> Iterator[str]:
+    """An HTTP server that answers (method, path, headers, body) with (status, body): for what rclone never does."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def handle_any(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            status, reply = answer(self.command, self.path, self.headers, body)
+            self.send_response(status)
+            self.send_header("Content-Type", "application/xml")
+            self.send_header("Content-Length", str(len(reply)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(reply)
+
+        do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = handle_any
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def conditional_bucket() -> Callable[[str, str, Mapping[str, str], bytes], Answer]:
+    """A bucket in memory that honours `If-None-Match: *`, as AWS and Ceph do and rclone does not."""
+    objects: dict[str, bytes] = {}
+    lock = threading.Lock()
+
+    def answer(method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        with lock:
+            if method == "PUT":
+                if headers.get("If-None-Match") == "*" and path in objects:
+                    return 412, s3_error("PreconditionFailed")
+                objects[path] = body
+                return 200, b""
+            if method == "DELETE":
+                objects.pop(path, None)
+                return 204, b""
+            if "list-type=2" in path:
+                prefix = unquote(parse_qs(urlsplit(path).query).get("prefix", [""])[0])
+                names = sorted(name.split("/", 2)[2] for name in objects)
+                keys = [key for key in names if key.startswith(prefix)]
+                found = "".join(f"<Contents><Key>{key}</Key><Size>1</Size></Contents>" for key in keys)
+                return 200, f"<ListBucketResult><Name>{BUCKET}</Name>{found}</ListBucketResult>".encode()
+            if path in objects:
+                return 200, objects[path]
+            return 404, b"" if method == "HEAD" else s3_error("NoSuchKey")
+
+    return answer
+
+
+def s3_error(code: str, message: str = "") -> bytes:
+    return f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
