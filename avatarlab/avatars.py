@@ -1,0 +1,471 @@
+"""Avatar bundles: the folder `<id>/` with everything a presenter is made of (DESIGN 3.2).
+
+    avatar.toml     name, licence, background; [consent] who, when, purpose; [voice] transcript
+    picture.mp4     an idle clip with a closed mouth, played forwards and backwards; or picture.png, .jpg, .webp
+    voice.wav       3 to 15 seconds, one voice
+    landmarks.npy   optional: float (n, 68, 2), one row per frame of the picture; found by `lips.face` when missing
+    matte.mp4       optional: grey, white where the presenter is; or matte.png; or the opacity of picture.png
+
+Clips count 25 frames per second; others are converted when they are read.
+"""
+
+import hashlib
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float32, UInt8
+
+from avatarlab import FPS, SAMPLE_RATE_HZ
+from avatarlab.errors import AvatarError, MediaError
+from avatarlab.lips import face
+from avatarlab.media import probe, read_alpha, read_audio, read_frames, read_grey_frames, read_image
+
+BUNDLED = Path(__file__).parent / "presenters"
+DEFAULT_BACKGROUND = "#20304a"
+
+SHORTEST_VOICE_SECONDS, LONGEST_VOICE_SECONDS = 3.0, 15.0
+SMALLEST_SIDE, LARGEST_SIDE = 128, 4096
+BLURRED = 8.0  # a photograph scores 35 and more, the same one blurred by a tenth of the eye distance 2
+MAX_CLIP_BYTES = 400 << 20  # of decoded frames, all in memory while a face is drawn
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
+_CLIPS = ("picture.mp4", "picture.mov", "picture.webm")
+_STILLS = ("picture.png", "picture.jpg", "picture.jpeg", "picture.webp")
+_KEYS = {"": {"name", "licence", "background"}, "consent": {"who", "when", "purpose"}, "voice": {"transcript"}}
+
+
+@dataclass(frozen=True)
+class Consent:
+    """Who agreed to be this presenter, when, and for what."""
+
+    who: str
+    when: str
+    purpose: str
+
+
+@dataclass(frozen=True)
+class Avatar:
+    """A bundle as its folder says; nothing but `avatar.toml` was understood yet.
+
+    `background` is `#rrggbb` or the path of an image in the bundle. The digests are sha256 over what a stage uses:
+    `voice_digest` the voice clip and its transcript; `picture_digest` the picture and its landmarks (or the version of
+    the code that finds them); `matte_digest` the matte file, "" without one."""
+
+    id: str
+    folder: Path
+    name: str
+    licence: str
+    background: str
+    consent: Consent
+    transcript: str
+    picture: Path
+    is_clip: bool
+    landmarks: Path | None
+    matte: Path | None
+    voice: Path
+    voice_digest: str
+    picture_digest: str
+    matte_digest: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One result of `check_avatar`: `what` was looked at, and what was seen."""
+
+    level: Literal["ok", "warning", "error"]
+    what: str
+    message: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class AvatarFrames:
+    """The picture as frames of even height and width (n = 1 for a still), and where the face is in them.
+
+    `matte` is the opacity of the presenter. Where `face_found` is false the landmarks are the nearest frame's."""
+
+    frames: UInt8[np.ndarray, "n h w 3"]
+    matte: UInt8[np.ndarray, "n h w"] | None
+    landmarks: Float32[np.ndarray, "n 68 2"]
+    face_found: Bool[np.ndarray, "n"]
+
+
+# --- finding and reading bundles -------------------------------------------------------------------------------------
+
+
+def load_avatar(roots: Sequence[Path], id: str) -> Avatar:
+    """Read `avatar.toml` and name the files of the bundle `id`; the first root that has it wins, the bundled avatars
+    come last.
+
+    Raises `AvatarError` for an id that is not one, an unknown avatar, missing files, and an `avatar.toml` that cannot
+    be read or holds unknown keys."""
+    if not _ID.fullmatch(id):
+        raise AvatarError(f"{id[:80]!r} is not the id of an avatar", "use letters, digits, '.', '_' and '-'")
+    for root in _with_bundled(roots):
+        if (root / id / "avatar.toml").is_file():
+            return _load(root / id, id)
+    known = ", ".join(list_avatars(roots)) or "none"
+    raise AvatarError(f"there is no avatar {id!r}", f"there are: {known}; or name a folder of avatars with --avatars")
+
+
+def list_avatars(roots: Sequence[Path]) -> tuple[str, ...]:
+    """The ids of all bundles, sorted, those that come with Avatar Lab included."""
+    return tuple(
+        sorted(
+            {
+                folder.name
+                for root in _with_bundled(roots)
+                if root.is_dir()
+                for folder in root.iterdir()
+                if _ID.fullmatch(folder.name) and (folder / "avatar.toml").is_file()
+            }
+        )
+    )
+
+
+def _with_bundled(roots: Sequence[Path]) -> list[Path]:
+    for root in roots:
+        if not root.is_dir():
+            raise AvatarError(f"there is no folder of avatars {root}", "check --avatars")
+    return [*roots, BUNDLED]
+
+
+def _load(folder: Path, id: str) -> Avatar:
+    try:
+        with (folder / "avatar.toml").open("rb") as file:
+            told = tomllib.load(file)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise AvatarError(f"avatar.toml of {id} cannot be read: {error}", "see the README for its form") from error
+    sections = {"": {key: value for key, value in told.items() if not isinstance(value, dict)}}
+    sections |= {key: value for key, value in told.items() if isinstance(value, dict)}
+    for section, content in sections.items():
+        place = f"[{section}] in avatar.toml of {id}" if section else f"avatar.toml of {id}"
+        if section not in _KEYS:
+            raise AvatarError(f"avatar.toml of {id} has an unknown section [{section}]", "use [consent] and [voice]")
+        for key in sorted(set(content) - _KEYS[section]):
+            raise AvatarError(f"{place} has an unknown key {key!r}", f"use {', '.join(sorted(_KEYS[section]))}")
+    text = _texts(id, sections)
+    picture = next((folder / name for name in (*_CLIPS, *_STILLS) if (folder / name).is_file()), None)
+    if picture is None:
+        raise AvatarError(f"avatar {id} has no picture", "put picture.mp4 or picture.png into its folder")
+    voice = folder / "voice.wav"
+    if not voice.is_file():
+        raise AvatarError(f"avatar {id} has no voice", "put voice.wav, 3 to 15 seconds, into its folder")
+    background = text("", "background", DEFAULT_BACKGROUND)
+    if not _COLOUR.fullmatch(background):
+        if Path(background).name != background or not (folder / background).is_file():
+            raise AvatarError(
+                f"background {background!r} of avatar {id} is neither #rrggbb nor an image in its folder",
+                "write a colour as in #20304a",
+            )
+        background = str((folder / background).resolve())
+    landmarks = _if_there(folder / "landmarks.npy")
+    matte = _if_there(folder / "matte.mp4") or _if_there(folder / "matte.png")
+    transcript = " ".join(text("voice", "transcript", "").split())
+    return Avatar(
+        id=id,
+        folder=folder,
+        name=text("", "name"),
+        licence=text("", "licence"),
+        background=background,
+        consent=Consent(text("consent", "who"), text("consent", "when"), text("consent", "purpose")),
+        transcript=transcript,
+        picture=picture,
+        is_clip=picture.name in _CLIPS,
+        landmarks=landmarks,
+        matte=matte,
+        voice=voice,
+        voice_digest=_digest(transcript.encode(), voice),
+        picture_digest=_digest(picture, landmarks or f"face {face.VERSION}".encode()),
+        matte_digest=_digest(matte) if matte else "",
+    )
+
+
+def _texts(id: str, sections: Mapping[str, Mapping[str, object]]) -> Callable[..., str]:
+    def text(section: str, key: str, default: str | None = None) -> str:
+        value = sections.get(section, {}).get(key, default)
+        place = f"[{section}] {key}" if section else key
+        if value is None or (default is None and not str(value).strip()):
+            raise AvatarError(f"avatar.toml of {id} does not say {place}", f'add {key} = "..."')
+        if isinstance(value, (dict, list)):
+            raise AvatarError(f"{place} in avatar.toml of {id} is not a text", f'write {key} = "..."')
+        return str(value)
+
+    return text
+
+
+def _if_there(path: Path) -> Path | None:
+    return path if path.is_file() else None
+
+
+def _digest(*parts: Path | bytes) -> str:
+    """sha256 over the parts, each after its length."""
+    whole = hashlib.sha256()
+    for part in parts:
+        content = part if isinstance(part, bytes) else part.read_bytes()
+        whole.update(len(content).to_bytes(8, "big"))
+        whole.update(content)
+    return whole.hexdigest()
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+def avatar_frames(avatar: Avatar) -> AvatarFrames:
+    """Decode the picture, its matte and its landmarks; odd last rows and columns are cut off.
+
+    Raises `AvatarError` where they do not fit together or hold no face, `MediaError` for files that cannot be read."""
+    _check_clip_size(avatar)
+    frames = _even(_stack(_picture_frames(avatar), avatar.picture.name))
+    count, height, width = frames.shape[:3]
+    matte = _matte(avatar)
+    if matte is not None:
+        matte = np.ascontiguousarray(matte[:, :height, :width])
+        if matte.shape[1:] != (height, width) or len(matte) not in (1, count):
+            raise AvatarError(
+                f"the matte of {avatar.id} has {len(matte)} frames of {matte.shape[2]}x{matte.shape[1]}, the picture "
+                f"{count} of {width}x{height}",
+                "make both alike, or remove the matte",
+            )
+        matte = np.broadcast_to(matte, (count, height, width))
+    if avatar.landmarks is not None:
+        landmarks, found = _read_landmarks(avatar, count), np.ones(count, bool)
+    else:
+        landmarks, found = face.track_landmarks(frames)
+        if not found.any():
+            raise _no_face(avatar)
+    return AvatarFrames(frames=frames, matte=matte, landmarks=landmarks, face_found=found)
+
+
+def _picture_frames(avatar: Avatar) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    return read_frames(avatar.picture, fps=FPS) if avatar.is_clip else iter([read_image(avatar.picture)])
+
+
+def _stack(frames: Iterator[np.ndarray], name: str) -> np.ndarray:
+    kept: list[np.ndarray] = []
+    for frame in frames:
+        kept.append(frame)
+        if len(kept) * frame.nbytes > MAX_CLIP_BYTES:
+            raise AvatarError(f"{name} is too long for its size", "scale it down, or cut it to a few seconds")
+    return np.stack(kept)
+
+
+def _even(frames: np.ndarray) -> np.ndarray:
+    height, width = frames.shape[1] // 2 * 2, frames.shape[2] // 2 * 2
+    return np.ascontiguousarray(frames[:, :height, :width])
+
+
+def _matte(avatar: Avatar) -> UInt8[np.ndarray, "n h w"] | None:
+    if avatar.matte is None:
+        alpha = None if avatar.is_clip else read_alpha(avatar.picture)
+        return None if alpha is None else alpha[None]
+    if avatar.matte.suffix == ".png":
+        return read_image(avatar.matte)[None, :, :, 1]
+    return _stack(read_grey_frames(avatar.matte, fps=FPS), avatar.matte.name)
+
+
+def _read_landmarks(avatar: Avatar, count: int) -> Float32[np.ndarray, "n 68 2"]:
+    assert avatar.landmarks is not None
+    try:
+        points = np.load(avatar.landmarks, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise AvatarError(
+            f"landmarks.npy of {avatar.id} cannot be read: {error}", "remove it or save it anew"
+        ) from error
+    if points.shape == (68, 2):
+        points = points[None]
+    if points.shape != (count, 68, 2) or points.dtype.kind not in "fiu" or not np.isfinite(points).all():
+        raise AvatarError(
+            f"landmarks.npy of {avatar.id} is {points.dtype} {points.shape}, not ({count}, 68, 2) of numbers",
+            "remove it, then the landmarks are found",
+        )
+    return points.astype(np.float32)
+
+
+def _check_clip_size(avatar: Avatar) -> None:
+    """Refuse what would not fit into memory before a single frame is decoded."""
+    if not avatar.is_clip:
+        return
+    info = probe(avatar.picture)
+    if 3 * info.width * info.height * info.video_seconds * FPS > MAX_CLIP_BYTES:
+        raise AvatarError(
+            f"{avatar.picture.name} of {avatar.id}, {info.video_seconds:.1f} s of {info.width}x{info.height}, is too "
+            f"large",
+            "scale it down, or cut it to a few seconds",
+        )
+
+
+def _no_face(avatar: Avatar) -> AvatarError:
+    return AvatarError(
+        f"no face was found in {avatar.picture.name} of {avatar.id}", "use a picture of one person who looks at us"
+    )
+
+
+# --- checking --------------------------------------------------------------------------------------------------------
+
+
+def check_avatar(avatar: Avatar) -> list[Finding]:
+    """Look at the first frame of the picture and at the voice; in seconds, without loading an engine."""
+    findings: list[Finding] = []
+    checks: dict[str, Callable[[Avatar], Iterator[Finding]]] = {"picture": _check_picture, "voice": _check_voice}
+    for what, check in checks.items():
+        try:
+            for finding in check(avatar):  # what was found before an error stays
+                findings.append(finding)
+        except (AvatarError, MediaError) as error:
+            findings.append(Finding("error", what, error.message, error.remedy))
+    return findings
+
+
+def validate_avatar(avatar: Avatar) -> None:
+    """Raise `AvatarError` for the first error that `check_avatar` finds."""
+    for finding in check_avatar(avatar):
+        if finding.level == "error":
+            raise AvatarError(f"avatar {avatar.id}: {finding.message}", finding.remedy)
+
+
+def _check_picture(avatar: Avatar) -> Iterator[Finding]:
+    _check_clip_size(avatar)
+    count = round(probe(avatar.picture).video_seconds * FPS) if avatar.is_clip else 1
+    frame = next(islice(_picture_frames(avatar), 1))
+    height, width = frame.shape[:2]
+    size = f"{count} frames of {width}x{height}" if avatar.is_clip else f"{width}x{height}"
+    if min(height, width) < SMALLEST_SIDE or max(height, width) > LARGEST_SIDE:
+        yield Finding(
+            "error",
+            "picture",
+            f"{avatar.picture.name} is {size}",
+            f"use sides of {SMALLEST_SIDE} to {LARGEST_SIDE} pixels, best about 512",
+        )
+        return
+    yield Finding("ok", "picture", size)
+    if avatar.matte is not None and avatar.matte.suffix == ".mp4":
+        matte = probe(avatar.matte)
+        if (matte.width, matte.height) != (width, height) or round(matte.video_seconds * FPS) != count:
+            yield Finding("error", "matte", "the matte is not as long and as large as the picture", "make both alike")
+            return
+    if avatar.landmarks is not None:
+        points = _read_landmarks(avatar, count)
+        finding = _check_landmarks(points, frame)
+        yield finding
+        if finding.level == "error":
+            return
+        landmarks = points[0]
+    else:
+        seen = face.find_landmarks(frame)
+        if seen is None:
+            error = _no_face(avatar)
+            yield Finding("error", "face", error.message, error.remedy)
+            return
+        yield Finding("ok", "face", "a face was found")
+        landmarks = seen
+    yield from _check_pose(landmarks, frame)
+
+
+def _check_landmarks(points: Float32[np.ndarray, "n 68 2"], frame: UInt8[np.ndarray, "h w 3"]) -> Finding:
+    inner = points[:, 17:]  # the jaw may leave the picture
+    inside = (inner >= 0).all() and (inner < [frame.shape[1], frame.shape[0]]).all()
+    upright = bool((points[:, 60:68, 1].mean(1) > points[:, 36:48, 1].mean(1)).all())
+    if not inside or not upright:
+        return Finding(
+            "error",
+            "landmarks",
+            "landmarks.npy does not describe an upright face inside the picture",
+            "give x and y in pixels of the picture, in iBUG order; or remove it",
+        )
+    box = face.find_face(frame)
+    x, y = points[0, 27:48].mean(0)
+    if box is not None and not (box.x <= x <= box.x + box.width and box.y <= y <= box.y + box.height):
+        return Finding("warning", "landmarks", "a face was seen elsewhere than landmarks.npy says", "check them")
+    return Finding("ok", "landmarks", f"{len(points)} frames of 68 points")
+
+
+def _check_pose(landmarks: Float32[np.ndarray, "68 2"], frame: UInt8[np.ndarray, "h w 3"]) -> Iterator[Finding]:
+    across = landmarks[42:48].mean(0) - landmarks[36:42].mean(0)
+    distance = float(np.hypot(*across))
+    if distance < 24:
+        yield Finding(
+            "error", "face", f"the eyes are {distance:.0f} pixels apart", "use a larger picture, or cut it closer"
+        )
+        return
+    if distance < 48:
+        yield Finding("warning", "face", f"the face is small: {distance:.0f} pixels between the eyes", "cut it closer")
+    roll, yaw = float(np.degrees(np.arctan2(across[1], across[0]))), face.yaw_degrees(landmarks)
+    if abs(yaw) > 20 or abs(roll) > 20:
+        yield Finding(
+            "warning",
+            "pose",
+            f"the head is turned by about {yaw:.0f} and tilted by about {roll:.0f} degrees",
+            "use a frontal, upright picture",
+        )
+    else:
+        yield Finding("ok", "pose", f"frontal: turned by about {yaw:.0f}, tilted by about {roll:.0f} degrees")
+    sharp = face.sharpness(frame, landmarks)
+    if sharp < BLURRED:
+        yield Finding("warning", "sharpness", f"the face is blurred ({sharp:.0f})", "use a sharper picture")
+    else:
+        yield Finding("ok", "sharpness", f"{sharp:.0f}")
+
+
+def _check_voice(avatar: Avatar) -> Iterator[Finding]:
+    seconds = probe(avatar.voice).audio_seconds
+    if not SHORTEST_VOICE_SECONDS <= seconds <= LONGEST_VOICE_SECONDS:
+        yield Finding(
+            "error",
+            "voice",
+            f"voice.wav is {seconds:.1f} s long",
+            f"use {SHORTEST_VOICE_SECONDS:.0f} to {LONGEST_VOICE_SECONDS:.0f} s of one person speaking",
+        )
+        return
+    waveform = read_audio(avatar.voice, SAMPLE_RATE_HZ)
+    loudness = _frame_loudness(waveform)
+    loud, quiet = float(np.percentile(loudness, 90)), float(np.percentile(loudness, 5))
+    if loud < -50:
+        yield Finding("error", "voice", "voice.wav is silent", "record it again")
+        return
+    yield Finding("ok", "voice", f"{seconds:.1f} s")
+    if loud < -36:
+        yield Finding("warning", "voice", f"voice.wav is quiet ({loud:.0f} dB)", "record it closer to the microphone")
+    clipped = _clipped_share(waveform)
+    if clipped > 0.005:
+        yield Finding("error", "clipping", f"{clipped:.1%} of voice.wav is clipped", "record it again, less loud")
+    elif clipped > 0.0002:
+        yield Finding("warning", "clipping", f"{clipped:.2%} of voice.wav is clipped", "record it less loud")
+    if loud - quiet < 15:
+        yield Finding(
+            "warning", "noise", f"speech is only {loud - quiet:.0f} dB above the noise", "record in a quiet room"
+        )
+    words = len(avatar.transcript.split())
+    if not words:
+        yield Finding(
+            "error", "transcript", "the voice has no transcript", "write what voice.wav says under [voice] transcript"
+        )
+    elif not 0.8 <= words / seconds <= 5.5:
+        yield Finding(
+            "warning",
+            "transcript",
+            f"{words} words in {seconds:.1f} s do not seem to be what voice.wav says",
+            "write exactly what is heard",
+        )
+    else:
+        yield Finding("ok", "transcript", f"{words} words")
+
+
+def _frame_loudness(waveform: Float32[np.ndarray, "s"]) -> Float32[np.ndarray, "k"]:
+    """Decibels below full scale of every 20 ms."""
+    size = SAMPLE_RATE_HZ // 50
+    pieces = waveform[: len(waveform) // size * size].reshape(-1, size)
+    return (10 * np.log10(np.square(pieces).mean(1) + 1e-10)).astype(np.float32)
+
+
+def _clipped_share(waveform: Float32[np.ndarray, "s"]) -> float:
+    """The share of samples that stand at full scale with both their neighbours."""
+    top = np.abs(waveform) >= 0.985
+    return float((top[:-2] & top[1:-1] & top[2:]).mean()) if len(top) > 2 else 0.0
