@@ -32,7 +32,9 @@ def _spoken(text: str, steps: int, voice: str = "slt", code: int = 0) -> Spoken:
 
 def test_units_get_the_times_of_the_phones_they_are() -> None:
     names = unit_names(units("the cat."))
-    spans = unit_spans(names, _phones(("pau", 0.04), ("dh", 0.1), ("ax", 0.2), ("k", 0.3), ("ae", 0.4), ("t", 0.5), ("pau", 0.6)))
+    spans = unit_spans(
+        names, _phones(("pau", 0.04), ("dh", 0.1), ("ax", 0.2), ("k", 0.3), ("ae", 0.4), ("t", 0.5), ("pau", 0.6))
+    )
     assert names == ("DH", "AH0", "K", "AE1", "T", ".")
     expected = [[0.0, 0.1], [0.1, 0.2], [0.2, 0.3], [0.3, 0.4], [0.4, 0.5], [0.5, 0.6]]
     assert torch.allclose(spans, torch.tensor(expected))
@@ -160,7 +162,11 @@ def test_a_small_network_learns_its_corpus_and_is_written_where_it_can_be_loaded
     for number in range(1, 5):
         item = _spoken("a cat sat.", 12, code=number)
         name = f"{number:06d}/slt"
-        tensors |= {f"{name}/units": item.units.short(), f"{name}/codes": item.codes.short(), f"{name}/spans": item.spans}
+        tensors |= {
+            f"{name}/units": item.units.short(),
+            f"{name}/codes": item.codes.short(),
+            f"{name}/spans": item.spans,
+        }
     save_file(tensors, tmp_path / "tokens.safetensors")
     save_file({"codebook": torch.randn(8, 4)}, tmp_path / "codec.safetensors")
     config = SmallEConfig(

@@ -1,7 +1,6 @@
 """One training loop for every network: keeps to its minutes, resumes from its last checkpoint, writes its curve."""
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -35,7 +34,7 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
 def save_atomically(value: object, path: Path) -> None:
     temporary = path.with_suffix(".partial")
     torch.save(value, temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 class MovingAverage:

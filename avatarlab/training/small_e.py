@@ -16,9 +16,10 @@ from jaxtyping import Bool, Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from avatarlab.speech.delay import delay
 from avatarlab.speech.small_e import BOS, EOS, FIRST_CODE, PAD, SmallE, SmallEConfig, token_loss
 from avatarlab.text import UNIT_COUNT
-from avatarlab.training.loop import MovingAverage, Progress, learning_rate, set_learning_rate, train_loop
+from avatarlab.training.loop import MovingAverage, Progress, Stateful, learning_rate, set_learning_rate, train_loop
 from avatarlab.training.speech_data import STEP_SECONDS, Spoken, chain, load_spoken
 
 CHAIN_LENGTHS = (1, 2, 2, 2, 3)
@@ -54,10 +55,7 @@ class Batch:
             count, length = len(item.units), item.codes.shape[1]
             self.text_ids[row, : count + 2] = F.pad(F.pad(item.units, (1, 0), value=BOS), (0, 1), value=EOS)
             self.text_mask[row, : count + 2] = True
-            for book in range(codebooks):  # delay pattern, spec 2.2
-                self.audio_ids[row, : book + 1, book] = BOS
-                self.audio_ids[row, book + 1 : book + 1 + length, book] = item.codes[book] + FIRST_CODE
-                self.audio_ids[row, book + 1 + length : length + codebooks + 1, book] = EOS
+            self.audio_ids[row, : length + codebooks + 1] = delay(item.codes)
             self.audio_mask[row, : length + codebooks + 1] = True
             self.target[row, : length + codebooks] = _attention_target(item, units, length + codebooks)
 
@@ -106,7 +104,9 @@ def batches(recordings: Sequence[Spoken], steps: int, generator: torch.Generator
             yield Batch(cut[index])
 
 
-def corrupt(audio_ids: Int[Tensor, "b t q"], share: float, codes: int, generator: torch.Generator) -> Int[Tensor, "b t q"]:
+def corrupt(
+    audio_ids: Int[Tensor, "b t q"], share: float, codes: int, generator: torch.Generator
+) -> Int[Tensor, "b t q"]:
     """Replaces a share of the codes (never the special ids) by random ones."""
     hit = torch.rand(audio_ids.shape, generator=generator) < share
     noise = torch.randint(codes, audio_ids.shape, generator=generator) + FIRST_CODE
@@ -196,7 +196,7 @@ def train_small_e(
         return {"cross_entropy": loss.item(), "selection": selection.item(), "alignment": alignment.item()}
 
     out.mkdir(parents=True, exist_ok=True)
-    parts = {"model": model, "optimiser": optimiser, "average": average}
+    parts: dict[str, Stateful] = {"model": model, "optimiser": optimiser, "average": average}
     train_loop(out, parts, step, minutes=minutes, progress=progress)
     write()
     return path

@@ -111,7 +111,8 @@ def tokenise_corpus(corpus: Path, codec: Codec, path: Path, progress: Progress) 
 def load_spoken(path: Path) -> tuple[list[Spoken], list[Spoken]]:
     """Training and held-out recordings of a tokenised corpus."""
     tensors = load_file(path)
-    training, held_out = [], []
+    training: list[Spoken] = []
+    held_out: list[Spoken] = []
     for name in sorted({key.rsplit("/", 1)[0] for key in tensors}):
         number, voice = name.split("/")
         spoken = Spoken(
