@@ -8,7 +8,15 @@ from avatarlab.lips.sampler import alpha_bars, ddim, few_steps, noise_loss, nois
 
 
 def test_the_noise_schedule_is_the_published_one() -> None:
-    published = {0: 0.9999, 50: 0.969951, 100: 0.895142, 500: 0.0777967, 900: 2.70245e-4, 950: 1.06042e-4, 999: 4.03583e-5}
+    published = {
+        0: 0.9999,
+        50: 0.969951,
+        100: 0.895142,
+        500: 0.0777967,
+        900: 2.70245e-4,
+        950: 1.06042e-4,
+        999: 4.03583e-5,
+    }
     for step, value in published.items():
         assert float(alpha_bars()[step]) == pytest.approx(value, rel=1e-5)
 

@@ -97,8 +97,8 @@ class Renderer(nn.Module):
     def from_state_dict(cls, tensors: Tensors) -> "Renderer":
         """A renderer in evaluation mode from published or bundled tensors.
 
-        Accepts the full 1413-key training file (`model.*`, `ema_model.*`, `x_T`; the averaged half is used), the averaged
-        half alone, and unprefixed keys. Raises WeightsError naming the first five keys that do not fit.
+        Accepts the full 1413-key training file (`model.*`, `ema_model.*`, `x_T`; the averaged half is used), the
+        averaged half alone, and unprefixed keys. Raises WeightsError naming the first five keys that do not fit.
         """
         used = _averaged_half(tensors)
         config = _renderer_config(used)
@@ -294,13 +294,15 @@ def _renderer_config(tensors: Tensors) -> RendererConfig:
             f"renderer weights do not fit: {down} input blocks and {encoder_down} encoder blocks do not divide into levels",
             "use a complete, unmodified file of this network",
         )
-    patch = isqrt(vote([size_of(tensors, "out.2.weight", 0), size_of(tensors, "out.2.bias", 0)], "the outputs") // 3)
+    inputs = size_of(tensors, "input_blocks.0.0.weight", 1)
+    outputs = [size_of(tensors, "out.2.weight", 0), size_of(tensors, "out.2.bias", 0), inputs and inputs // 2]
+    patch = isqrt(vote(outputs, "out.2.weight") // 3)
     window = tensors.get("sample_window")
     style_keys = [key for key in tensors if ".cond_emb_layers.1.weight" in key]
-    base = vote([size_of(tensors, "time_embed.time_embed.0.weight", 1)], "the base width")
+    base = vote([size_of(tensors, "time_embed.time_embed.0.weight", 1)], "time_embed.time_embed.0.weight")
     time = vote(
         [size_of(tensors, f"time_embed.time_embed.{i}.{kind}", 0) for i in (0, 2) for kind in ("weight", "bias")],
-        "the width of the time embedding",
+        "time_embed.time_embed.0.bias",
     )
     return RendererConfig(
         base=base,
@@ -310,7 +312,7 @@ def _renderer_config(tensors: Tensors) -> RendererConfig:
         attention_levels=_attention_levels(tensors, "input_blocks", blocks),
         encoder_attention_levels=_attention_levels(tensors, "encoder.input_blocks", blocks),
         time=time,
-        style=vote([size_of(tensors, key, 1) for key in style_keys], "the latent size"),
+        style=vote([size_of(tensors, key, 1) for key in style_keys], "input_blocks.1.0.cond_emb_layers.1.weight"),
         patch=max(1, patch),
         window=(int(window[0]), int(window[1])) if window is not None and window.shape == (2,) else None,
     )
@@ -342,7 +344,7 @@ def _widths(tensors: Tensors, prefix: str, count: int, blocks: int) -> tuple[int
             for index in range(first, first + blocks)
             for name in ("in_layers.2.weight", "in_layers.2.bias", "out_layers.0.weight", "out_layers.3.bias")
         ]
-        widths.append(vote([size_of(tensors, key, 0) for key in keys], f"the width of {prefix}.{first}"))
+        widths.append(vote([size_of(tensors, key, 0) for key in keys], keys[0]))
     return tuple(widths)
 
 
@@ -367,21 +369,30 @@ def _motion_config(tensors: Tensors) -> MotionConfig:
             raise WeightsError(f"motion weights do not fit: missing {name}.*", "use a complete motion file")
         return max(indices) + 1
 
-    def ending(suffix: str, axis: int, what: str) -> int:
-        return vote([size_of(tensors, key, axis) for key in tensors if key.endswith(suffix)], what)
+    def ending(suffix: str, axis: int) -> int:
+        found = [size_of(tensors, key, axis) for key in tensors if key.endswith(suffix)]
+        return vote(found, f"speech_encoder.encoders.0.{suffix}")
 
+    residual = any(key.startswith(("audio_residual.", "reference_in.")) for key in tensors)
     return MotionConfig(
-        width=ending("norm_final.weight", 0, "the width"),
-        style=vote([size_of(tensors, f"out_proj.{kind}", 0) for kind in ("weight", "bias")], "the latent size"),
+        width=ending("norm_final.weight", 0),
+        style=vote(
+            [
+                size_of(tensors, "out_proj.weight", 0),
+                size_of(tensors, "out_proj.bias", 0),
+                size_of(tensors, "reference_in.weight" if residual else "out_proj.weight", 1),
+            ],
+            "out_proj.weight",
+        ),
         layers=_required(tensors, "weights", 0),
         features=_required(tensors, "down_sample_audio_nar.weight", 1),
         reference_blocks=stack("reference_encoder"),
         speech_blocks=stack("speech_encoder"),
         decoder_blocks=stack("coarse_decoder"),
-        heads=ending("pos_bias_u", 0, "the number of heads"),
-        inner=ending("feed_forward.w_1.bias", 0, "the inner width"),
-        kernel=ending("depthwise_conv.weight", 2, "the kernel"),
-        residual=any(key.startswith(("audio_residual.", "reference_in.")) for key in tensors),
+        heads=ending("self_attn.pos_bias_u", 0),
+        inner=ending("feed_forward.w_1.bias", 0),
+        kernel=ending("conv_module.depthwise_conv.weight", 2),
+        residual=residual,
     )
 
 

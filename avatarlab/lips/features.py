@@ -35,10 +35,11 @@ def mel_bank() -> Float[Tensor, "80 257"]:
 
 
 def log_mel(waveform: Float[Tensor, "s"]) -> Float[Tensor, "1 t50 80"]:
-    """Log-mel of 16 kHz samples in [-1, 1]: one layer, t50 = ceil(s / 320) frames, frame i centred on sample 320 i + 160.
+    """Log-mel of 16 kHz samples in [-1, 1]: one layer, t50 = ceil(s / 320) frames, frame i centred on sample 320 i +
+    160.
 
-    The loudness of the clip is taken out (the level that 90 % of its frames stay under becomes 0), so that quiet and loud
-    recordings look alike; silence stays at the bottom.
+    The loudness of the clip is taken out (the level that 90 % of its frames stay under becomes 0), so that quiet and
+    loud recordings look alike; silence stays at the bottom.
     """
     frames = -(-len(waveform) // HOP)
     margin = (FFT - HOP) // 2

@@ -89,9 +89,10 @@ def mouth_alpha(
 ) -> tuple[Float[np.ndarray, "*n"], Float[np.ndarray, "*n"]]:
     """The bundled mask at points given in window sides from the window's centre.
 
-    Returns (masked, alpha): masked is 1 inside a rounded box from the nose base to below the chin of the fully open jaw and
-    across both lower cheeks, else 0; alpha is how much of the drawing shows: 0 outside the box and on its rim, rising
-    smoothly to 1 further in. The box hangs from eyes and nose like the window itself, so it does not follow the jaw.
+    Returns (masked, alpha): masked is 1 inside a rounded box from the nose base to below the chin of the fully open jaw
+    and across both lower cheeks, else 0; alpha is how much of the drawing shows: 0 outside the box and on its rim,
+    rising smoothly to 1 further in. The box hangs from eyes and nose like the window itself, so it does not follow the
+    jaw.
     """
     across = np.abs(x * WINDOW_SIDE) / MASK_HALF_WIDTH
     along = np.abs(y * WINDOW_SIDE - MASK_CENTER_Y) / MASK_HALF_HEIGHT
@@ -110,7 +111,8 @@ def window_keep(size: int) -> Float[np.ndarray, "size size"]:
 def polygon_mask(landmarks: Float[np.ndarray, "68 2"], top: int, size: int = 256) -> UInt8[np.ndarray, "size size"]:
     """The published mask (spec diffdub 1.4): 1 inside the central chin polygon grown by 8 pixels, else 0.
 
-    `top` is the landmark whose height closes it above: 30, the nose tip, for what is drawn; 21, the brow, for the lip image.
+    `top` is the landmark whose height closes it above: 30, the nose tip, for what is drawn; 21, the brow, for the lip
+    image.
     """
     points = np.asarray(landmarks)
     left, right = points[6, 0], points[10, 0]

@@ -1,7 +1,7 @@
 """Lip latents to finished pixels: cut, draw in batches, composite with a feathered mask.
 
-Everything outside the mask is bit-equal to the frame. Two geometries exist, chosen by the renderer's own configuration: the
-bundled one draws a window around the mouth, the published one a square around the face with the polygon mask.
+Everything outside the mask is bit-equal to the frame. Two geometries exist, chosen by the renderer's own configuration:
+the bundled one draws a window around the mouth, the published one a square around the face with the polygon mask.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,7 +40,8 @@ SAME_PICTURE = 16 / 255  # where the drawing differs by less from the frame, the
 
 @dataclass(frozen=True)
 class PaintSettings:
-    """`steps` denoising calls a frame (0: the renderer's own number, 1 bundled or 20 published); `smoothing_frames` is the
+    """`steps` denoising calls a frame (0: the renderer's own number, 1 bundled or 20 published); `smoothing_frames` is
+    the
     standard deviation of the Gaussian that steadies the landmarks in time."""
 
     steps: int = 0
@@ -50,14 +51,24 @@ class PaintSettings:
 
     @staticmethod
     def of(settings: Mapping[str, object]) -> "PaintSettings":
-        """From a model set's renderer settings. Raises SettingsError for a name that is not one or a value out of range."""
-        known = {field.name: type(field.default) for field in fields(PaintSettings)}
+        """From a model set's renderer settings. Raises SettingsError for a name that is not one or a value out of
+        range.
+        """
+        known = [field.name for field in fields(PaintSettings)]
+        numbers: dict[str, float] = {}
         for name, value in settings.items():
             if name not in known:
                 raise SettingsError(f"unknown renderer setting {name!r}", f"the settings are {', '.join(known)}")
             if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
                 raise SettingsError(f"renderer setting {name} is {value!r}", "give a number that is not negative")
-        return PaintSettings(**{name: known[name](value) for name, value in settings.items()})
+            numbers[name] = value
+        default = PaintSettings()
+        return PaintSettings(
+            steps=int(numbers.get("steps", default.steps)),
+            smoothing_frames=float(numbers.get("smoothing_frames", default.smoothing_frames)),
+            seed=int(numbers.get("seed", default.seed)),
+            batch_size=max(1, int(numbers.get("batch_size", default.batch_size))),
+        )
 
 
 @dataclass(frozen=True)
@@ -73,21 +84,23 @@ def paint(
     settings: PaintSettings | Mapping[str, object],
     frames: UInt8[np.ndarray, "f h w 3"],
     landmarks: Float[np.ndarray, "f 68 2"],
-    latents: Float[np.ndarray, "f z"],
+    latents: Float[np.ndarray, "n z"],
     references: UInt8[np.ndarray, "r h2 w2 3"] | None = None,
     reference_landmarks: Float[np.ndarray, "r 68 2"] | None = None,
 ) -> Painted:
     """Draws the mouths of `latents` into `frames` and returns the changed windows.
 
-    Without `references` every frame is its own reference, which is right where the frames show a closed mouth (an idle clip).
-    One reference serves all frames; as many as frames serve one each. All frames share one noise, drawn from the seed, and
-    the last batch is padded, so a frame does not depend on its neighbours. Raises InputError for lengths that do not agree.
+    Without `references` every frame is its own reference, which is right where the frames show a closed mouth (an idle
+    clip). One reference serves all frames; as many as frames serve one each. All frames share one noise, drawn from the
+    seed, and the last batch is padded, so a frame does not depend on its neighbours. Raises InputError for lengths that
+    do not agree.
     """
     chosen = settings if isinstance(settings, PaintSettings) else PaintSettings.of(settings)
     count = len(frames)
     if not count == len(landmarks) == len(latents):
         raise InputError(
-            f"{count} frames, {len(landmarks)} landmarks and {len(latents)} latents", "give as many of each as there are frames"
+            f"{count} frames, {len(landmarks)} landmarks and {len(latents)} latents",
+            "give as many of each as there are frames",
         )
     if references is not None and (reference_landmarks is None or len(references) not in (1, count)):
         raise InputError(f"{len(references)} references for {count} frames", "give one, or one for each frame")
@@ -115,7 +128,9 @@ def paint(
         for k, start, picture, mask in zip(chunk, starts, drawn, masks, strict=True):
             offset = corners[k] + 0.5 - (centers[k] - side / 2)
             patch = frames[k, corners[k, 1] : corners[k, 1] + box, corners[k, 0] : corners[k, 0] + box]
-            alpha = _window_alpha(offset, box, side) if renderer.config.window else _polygon_alpha(mask, offset, box, side)
+            alpha = (
+                _window_alpha(offset, box, side) if renderer.config.window else _polygon_alpha(mask, offset, box, side)
+            )
             windows[k] = _composited(patch, start, picture, alpha, offset, side)
     return Painted(windows, corners)
 
@@ -141,7 +156,9 @@ def lip_inputs(
     """What the renderer's semantic encoder looks at, in [-1, 1], on the renderer's device."""
     centers, side = squares(renderer, landmarks)
     if renderer.config.window is None:
-        cut = [cut_window(image, _point(center), side, PUBLISHED_PX) for image, center in zip(frames, centers, strict=True)]
+        cut = [
+            cut_window(image, _point(center), side, PUBLISHED_PX) for image, center in zip(frames, centers, strict=True)
+        ]
         points = [to_window(marks, _point(c), side, PUBLISHED_PX) for marks, c in zip(landmarks, centers, strict=True)]
         return _tensor([published_lip_image(image, marks) for image, marks in zip(cut, points, strict=True)], renderer)
     margin = side * CORPUS_MARGIN
@@ -154,8 +171,8 @@ def lip_images(
 ) -> Float[Tensor, "b 3 size size"]:
     """Bundled lip images out of mouth windows that are `margin` times wider than the window drawn.
 
-    With `rng`, each is shifted, scaled and turned a little, so that in training the latent tells the mouth's shape, not its
-    place.
+    With `rng`, each is shifted, scaled and turned a little, so that in training the latent tells the mouth's shape, not
+    its place.
     """
     b = len(windows)
     scale = np.full(b, LIP_SIDE / WINDOW_SIDE / margin)
@@ -185,9 +202,7 @@ def smoothed(landmarks: Float[np.ndarray, "f 68 2"], frames: float) -> Float[np.
     return np.asarray(steady, dtype=np.float32)
 
 
-def squares(
-    renderer: Renderer, landmarks: Float[np.ndarray, "f 68 2"]
-) -> tuple[Float[np.ndarray, "f 2"], float]:
+def squares(renderer: Renderer, landmarks: Float[np.ndarray, "f 68 2"]) -> tuple[Float[np.ndarray, "f 2"], float]:
     """Centres (x, y) and the one side of the squares the renderer works on."""
     if renderer.config.window is not None:
         return mouth_windows(landmarks)
@@ -206,7 +221,7 @@ def _chunks(count: int, size: int) -> Iterator[list[int]]:
 
 
 def _tensor(images: Sequence[UInt8[np.ndarray, "h w 3"]], renderer: Renderer) -> Float[Tensor, "b 3 h w"]:
-    device = renderer.unet.out[2].weight.device
+    device = next(renderer.parameters()).device
     return torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
@@ -279,7 +294,9 @@ def _composited(
     offset: Float[np.ndarray, "2"],
     side: float,
 ) -> UInt8[np.ndarray, "box box 3"]:
-    """The drawing blended into the frame by `alpha`; where it repeats the frame, the frame's finer detail is put back."""
+    """The drawing blended into the frame by `alpha`; where it repeats the frame, the frame's finer detail is put
+    back.
+    """
     box = len(patch)
     low = start.astype(np.float32) / 255
     change = cv2.GaussianBlur(cv2.dilate(np.abs(drawn - low).max(axis=2), np.ones((3, 3), np.uint8)), (0, 0), 0.8)

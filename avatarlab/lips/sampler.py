@@ -46,8 +46,8 @@ def ddim(
 ) -> Float[Tensor, "b c h w"]:
     """The published masked sampler: clean known area composited before every call, predictions clipped, eta 0.
 
-    `keep` is 1 where `start` (in [-1, 1]) is known. As upstream, nothing is composited after the last step, so the known
-    area comes back slightly tinted; `few_steps` does better.
+    `keep` is 1 where `start` (in [-1, 1]) is known. As upstream, nothing is composited after the last step, so the
+    known area comes back slightly tinted; `few_steps` does better.
     """
     x = noise
     for step, following in zip(steps, (*steps[1:], None), strict=True):
@@ -98,7 +98,9 @@ def noise_loss(
     noise: Float[Tensor, "b c h w"],
     t: Int[Tensor, "b"],
 ) -> Float[Tensor, "b"]:
-    """The published objective for each picture: squared noise error in the mask, over the full pixel count (spec 1.7)."""
+    """The published objective for each picture: squared noise error in the mask, over the full pixel count (spec
+    1.7).
+    """
     eps = predict_noise(noised(clean, keep, noise, t), t)
     return ((1 - keep) * (noise - eps) ** 2).mean(dim=(1, 2, 3))
 

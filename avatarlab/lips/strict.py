@@ -41,11 +41,14 @@ def shapes_of(build: Callable[[], nn.Module]) -> dict[str, tuple[int, ...]]:
         return {key: tuple(value.shape) for key, value in build().state_dict().items()}
 
 
-def vote(sizes: Iterable[int | None], what: str) -> int:
-    """The size most tensors agree on, so that one damaged tensor is named instead of believed."""
+def vote(sizes: Iterable[int | None], key: str) -> int:
+    """The size most tensors agree on, so that one damaged tensor is named instead of believed.
+
+    Raises WeightsError naming `key`, the tensor that tells it best, where none is present.
+    """
     counts = Counter(size for size in sizes if size is not None)
     if not counts:
-        raise WeightsError(f"the weights do not tell {what}: no tensor of that part is present", "use a complete file")
+        raise WeightsError(f"weights do not fit: missing {key}", "use a complete, unmodified file of this network")
     return counts.most_common(1)[0][0]
 
 

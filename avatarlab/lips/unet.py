@@ -25,13 +25,15 @@ def time_features(t: Int[Tensor, "b"], width: int) -> Float[Tensor, "b width"]:
 
 
 class Norm(nn.GroupNorm):
-    """GroupNorm of 32 groups, computed in float32 whatever the network runs in."""
+    """GroupNorm of 32 groups, computed in float32 where the network runs in less."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(GROUPS, channels, eps=1e-5)
 
     def forward(self, x: Float[Tensor, "b c *n"]) -> Float[Tensor, "b c *n"]:
-        return super().forward(x.float()).to(x.dtype)
+        wide = x if x.dtype == torch.float64 else x.float()
+        weight, bias = self.weight.to(wide.dtype), self.bias.to(wide.dtype)
+        return F.group_norm(wide, GROUPS, weight, bias, self.eps).to(x.dtype)
 
 
 def _resampled(x: Float[Tensor, "b c h w"], resample: Resample) -> Float[Tensor, "b c h2 w2"]:
@@ -75,8 +77,8 @@ class ResidualBlock(nn.Module):
         h = self.in_layers[2](h)
         scale, shift = self.emb_layers(e)[:, :, None, None].chunk(2, dim=1)
         style_scale = self.cond_emb_layers(z)[:, :, None, None]
-        # h * (1 + scale) + shift, then * (1 + style_scale): multiplied out to pass over h once.
-        h = torch.addcmul(shift * (1 + style_scale), self.out_layers[0](h), (1 + scale) * (1 + style_scale))
+        h = self.out_layers[0](h) * (1 + scale) + shift
+        h = h * (1 + style_scale)
         h = self.out_layers[3](self.out_layers[2](F.silu(h)))
         return self.skip_connection(_resampled(x, self.resample)) + h
 
@@ -120,7 +122,7 @@ class TimeEmbedding(nn.Module):
         self.time_embed = nn.Sequential(nn.Linear(base, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Int[Tensor, "b"]) -> Float[Tensor, "b width"]:
-        return self.time_embed(time_features(t, self.base).to(self.time_embed[0].weight.dtype))
+        return self.time_embed(time_features(t, self.base).to(next(self.parameters()).dtype))
 
 
 class UNet(nn.Module):
@@ -216,6 +218,6 @@ class SemanticEncoder(nn.Module):
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b style"]:
         h = image
         for block in [*self.input_blocks, self.middle_block]:
-            for layer in block:  # type: ignore[attr-defined]
+            for layer in block:
                 h = layer(h)
         return self.out(h).flatten(1)

@@ -1,8 +1,8 @@
 """Trains the bundled motion network: recorded speech and its phone times in, the renderer's lip latents out.
 
-Truth is made in two steps. Some thousand mouths of a few dozen presenters are drawn and encoded by the renderer's own encoder;
-a small network learns to tell the latent of any mouth posture from them (`LatentTable`). With it every recording of the speech
-corpus has latents of every one of those presenters, without drawing each frame.
+Truth is made in two steps. Some thousand mouths of a few dozen presenters are drawn and encoded by the renderer's own
+encoder; a small network learns to tell the latent of any mouth posture from them (`LatentTable`). With it every
+recording of the speech corpus has latents of every one of those presenters, without drawing each frame.
 """
 
 import json
@@ -25,7 +25,15 @@ from avatarlab.lips.mask import CORPUS_MARGIN
 from avatarlab.lips.paint import CORPUS_PX, lip_images
 from avatarlab.training.corpus import Recording, read_corpus
 from avatarlab.training.face_corpus import draw_window, mouth_tracks, random_mouth, random_pose
-from avatarlab.training.loop import MovingAverage, Progress, learning_rate, save_atomically, set_learning_rate, train_loop
+from avatarlab.training.loop import (
+    MovingAverage,
+    Progress,
+    Stateful,
+    learning_rate,
+    save_atomically,
+    set_learning_rate,
+    train_loop,
+)
 from avatarlab.training.presenters import BUNDLED, FaceState, Presenter, sample_presenter
 
 MINI_MOTION = MotionConfig(
@@ -85,11 +93,17 @@ def draw_mouths(
             openings.append(file["opening"])
         owners.append(np.full(count, number))
     return DrawnMouths(
-        np.concatenate(owners), np.concatenate(postures), np.concatenate(latents), np.concatenate(openings), np.stack(closed)
+        np.concatenate(owners),
+        np.concatenate(postures),
+        np.concatenate(latents),
+        np.concatenate(openings),
+        np.stack(closed),
     )
 
 
-def _draw_person(person: Presenter, tracks: Sequence[Posture], count: int, path: Path, rng: np.random.Generator) -> None:
+def _draw_person(
+    person: Presenter, tracks: Sequence[Posture], count: int, path: Path, rng: np.random.Generator
+) -> None:
     windows, postures, openings = [], [], []
     for _ in range(count):
         if rng.random() < 0.85:
@@ -129,7 +143,9 @@ class LatentTable(nn.Module):
     def __init__(self, presenters: int, style: int) -> None:
         super().__init__()
         self.whose = nn.Embedding(presenters, 32)
-        self.body = nn.Sequential(nn.Linear(6 + 32, 192), nn.SiLU(), nn.Linear(192, 192), nn.SiLU(), nn.Linear(192, style))
+        self.body = nn.Sequential(
+            nn.Linear(6 + 32, 192), nn.SiLU(), nn.Linear(192, 192), nn.SiLU(), nn.Linear(192, style)
+        )
         self.opening = nn.Sequential(nn.Linear(style, 64), nn.SiLU(), nn.Linear(64, 1))
         self.register_buffer("rest", torch.zeros(presenters, style))
         self.register_buffer("spread", torch.ones(()))
@@ -170,7 +186,9 @@ def fit_table(mouths: DrawnMouths, seed: int, steps: int = 3000, progress: Progr
     with torch.inference_mode():
         missed = F.mse_loss(table.change(postures[test], owner[test]), target[test]) / target[test].var()
         told = np.corrcoef(table.openness(target[test]).numpy(), mouths.opening[test.numpy()])[0, 1]
-    progress(f"latent table: explains {1 - float(missed):.3f} of the variance, opening told with correlation {told:.3f}")
+    progress(
+        f"latent table: explains {1 - float(missed):.3f} of the variance, opening told with correlation {told:.3f}"
+    )
     return table.requires_grad_(False).eval()
 
 
@@ -192,7 +210,9 @@ def varied(spoken: Spoken, rng: np.random.Generator) -> Spoken:
     """Another voice in another room: resampled (pitch, formants and tempo together), tilted, made noisy."""
     rate = float(np.exp(rng.normal(0, 0.09)))
     count = max(4, round(len(spoken.track) / rate))
-    at = (np.arange(count * SAMPLES_PER_VIDEO_FRAME) + 0.5) * (len(spoken.waveform) / (count * SAMPLES_PER_VIDEO_FRAME)) - 0.5
+    at = (np.arange(count * SAMPLES_PER_VIDEO_FRAME) + 0.5) * (
+        len(spoken.waveform) / (count * SAMPLES_PER_VIDEO_FRAME)
+    ) - 0.5
     waveform = np.interp(at, np.arange(len(spoken.waveform)), spoken.waveform)
     frames = (np.arange(count) + 0.5) * (len(spoken.track) / count) - 0.5
     known = np.arange(len(spoken.track))
@@ -233,10 +253,11 @@ def train_motion(
     strangers: int = 24,
     mouths: int = 160,
 ) -> Path:
-    """Trains against the encoder of RENDERER_PATH for `minutes`, resuming from OUT_DIR; returns OUT_DIR/motion.safetensors.
+    """Trains against the encoder of RENDERER_PATH for `minutes`, resuming from OUT_DIR; returns
+    OUT_DIR/motion.safetensors.
 
-    Held-out recordings are scored by the correlation of told and true mouth opening, in OUT_DIR/held_out.jsonl. Drawing and
-    encoding mouths comes first and is not counted in `minutes`; what is drawn is kept in OUT_DIR/mouths.
+    Held-out recordings are scored by the correlation of told and true mouth opening, in OUT_DIR/held_out.jsonl. Drawing
+    and encoding mouths comes first and is not counted in `minutes`; what is drawn is kept in OUT_DIR/mouths.
     """
     torch.manual_seed(seed)
     renderer = Renderer.from_state_dict(load_file(renderer_path))
@@ -286,9 +307,11 @@ def train_motion(
             with (out_dir / "held_out.jsonl").open("a", encoding="utf-8") as curve:
                 curve.write(json.dumps(line) + "\n")
             progress("held out  " + "  ".join(f"{name} {value}" for name, value in line.items()))
-        return {name: float(value.detach()) for name, value in (("latent", error), ("speed", speed), ("opening", opening))}
+        return {
+            name: float(value.detach()) for name, value in (("latent", error), ("speed", speed), ("opening", opening))
+        }
 
-    parts = {"motion": motion, "optimiser": optimiser, "average": average}
+    parts: dict[str, Stateful] = {"motion": motion, "optimiser": optimiser, "average": average}
     train_loop(out_dir, parts, step, minutes=minutes, progress=progress, checkpoint_seconds=60.0)
     save_atomically(table.state_dict(), out_dir / "table.pt")
     path = out_dir / "motion.safetensors"

@@ -1,8 +1,8 @@
 """Trains the bundled renderer: lip encoder and window UNet together, on windows of drawn presenters.
 
-The published recipe (spec diffdub 1.7) with four changes that make one call enough: the network predicts the picture, most
-samples are at the last noise step, the loss is L1 on pixels and on their differences, weighted to where the mouth moved the
-picture, and the reference is usually the same pose with its mouth closed, which is what an idle clip gives.
+The published recipe (spec diffdub 1.7) with four changes that make one call enough: the network predicts the picture,
+most samples are at the last noise step, the loss is L1 on pixels and on their differences, weighted to where the mouth
+moved the picture, and the reference is usually the same pose with its mouth closed, which is what an idle clip gives.
 """
 
 import json
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from avatarlab.errors import InputError
@@ -25,6 +25,7 @@ from avatarlab.lips.paint import lip_images
 from avatarlab.training.loop import (
     MovingAverage,
     Progress,
+    Stateful,
     learning_rate,
     save_atomically,
     set_learning_rate,
@@ -104,7 +105,9 @@ class Batch:
 def make_batch(
     faces: Faces, index: Int[np.ndarray, "b"], config: RendererConfig, rng: np.random.Generator | None
 ) -> Batch:
-    """Windows `index` as a batch; with `rng`, jittered, flipped, recoloured, and some with a reference of another pose."""
+    """Windows `index` as a batch; with `rng`, jittered, flipped, recoloured, and some with a reference of another
+    pose.
+    """
     assert config.window is not None
     size, lip_size = config.window
     owner = faces.owner[index]
@@ -161,7 +164,9 @@ def picture_loss(
     reference: Float[Tensor, "b 3 h w"],
     keep: Float[Tensor, "h w"],
 ) -> Float[Tensor, ""]:
-    """L1 in the mask, on pixels and on differences of neighbours, four times heavier where the mouth changed the picture."""
+    """L1 in the mask, on pixels and on differences of neighbours, four times heavier where the mouth changed the
+    picture.
+    """
     changed = (target - reference).abs().amax(dim=1, keepdim=True)
     weight = (1 - keep) * (0.5 + 3.5 * F.max_pool2d((changed / 0.25).clamp(0, 1), 3, stride=1, padding=1))
     error = drawn - target
@@ -175,23 +180,27 @@ def train_renderer(
     out_dir: Path,
     minutes: float,
     seed: int = 0,
-    progress: Progress = lambda line: None,
+    progress: Progress = lambda _: None,
     config: RendererConfig = MINI_RENDERER,
     batch_size: int = 16,
     peak_rate: float = 1.5e-3,
     evaluate_every: int = 200,
+    continued: Path | None = None,
 ) -> Path:
     """Trains on CORPUS_DIR/faces-*.npz for `minutes`, resuming from OUT_DIR; returns OUT_DIR/renderer.safetensors.
 
     Shards that appear while it trains are taken up. Held-out L1 (in the mask, 0..255) of CORPUS_DIR/held-*.npz goes to
-    OUT_DIR/held_out.jsonl. Batches depend on `seed` and the step alone.
+    OUT_DIR/held_out.jsonl. Batches depend on `seed` and the step alone. `continued` names weights to go on from; their
+    lip encoder is kept as it is, so that motion networks trained against it stay valid.
     """
     torch.manual_seed(seed)
     assert config.window is not None
     size = config.window[0]
-    renderer = Renderer(config).train()
+    renderer = (Renderer(config) if continued is None else Renderer.from_state_dict(load_file(continued))).train()
+    renderer.encoder.requires_grad_(continued is None)
     guess = nn.Sequential(nn.SiLU(), nn.Linear(config.style, _MOTION_SIZE))
-    optimiser = torch.optim.AdamW([*renderer.parameters(), *guess.parameters()], betas=(0.9, 0.98), weight_decay=0.01)
+    trained = [parameter for parameter in renderer.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW([*trained, *guess.parameters()], betas=(0.9, 0.98), weight_decay=0.01)
     average = MovingAverage(renderer, 0.999)
     keep = torch.from_numpy(window_keep(size).astype(np.float32))
     shards = sorted(corpus_dir.glob("faces-*.npz"))
@@ -217,7 +226,7 @@ def train_renderer(
         set_learning_rate(optimiser, learning_rate(peak_rate, fraction, number, 100, flat=0.3))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(renderer.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(trained, 1.0)
         optimiser.step()
         average.update()
         if held is not None and number % evaluate_every == evaluate_every - 1:
@@ -233,7 +242,7 @@ def train_renderer(
             progress("held out  " + "  ".join(f"{name} {value}" for name, value in line.items()))
         return {"picture": float(picture.detach()), "motion": float(motion.detach())}
 
-    parts = {"renderer": renderer, "guess": guess, "optimiser": optimiser, "average": average}
+    parts: dict[str, Stateful] = {"renderer": renderer, "guess": guess, "optimiser": optimiser, "average": average}
     train_loop(out_dir, parts, step, minutes=minutes, progress=progress, checkpoint_seconds=60.0)
     path = out_dir / "renderer.safetensors"
     save_renderer(_averaged(average, config), path)
@@ -263,7 +272,7 @@ def evaluate(renderer: Renderer, faces: Faces, count: int = 64) -> dict[str, flo
     """Mean absolute error in the mask, in levels of 255: one call, against leaving the reference as it is."""
     assert renderer.config.window is not None
     keep = torch.from_numpy(window_keep(renderer.config.window[0]).astype(np.float32))
-    index = np.linspace(0, len(faces.windows) - 1, count).astype(int)
+    index = np.linspace(0, len(faces.windows) - 1, min(count, len(faces.windows))).astype(int)
     batch = make_batch(faces, index, renderer.config, None)
     noise = torch.randn((1, *batch.target.shape[1:]), generator=torch.Generator().manual_seed(0))
     z = renderer.encode_lips(batch.lips)
