@@ -1,19 +1,19 @@
 """Every error this library raises on purpose.
 
-    AvatarLabError                 message + remedy; `retryable` says whether trying again can help
-    ├── InputError                 what the user gave is wrong; nothing was started
-    │   ├── ManifestError          carries the list of problems, one per row and column
-    │   ├── ScriptError            a script that cannot be spoken
-    │   ├── AvatarError            a bundle that cannot be used
-    │   └── SettingsError          a configuration file, option or environment variable
-    ├── WeightsError               weights missing, damaged, misnamed or misshapen
-    ├── StoreError                 the object store refused
-    │   ├── StoreUnreachable       (retryable) nobody answered in time
-    │   ├── StoreForbidden         credentials missing or refused
-    │   ├── NotFound               no object under that name
-    │   └── DamagedArtifact        (retryable) size or digest differ from the record; it was set aside
-    ├── MediaError                 ffmpeg or a media file
-    └── WorkerError                (retryable) a worker died or no worker has the resource
+AvatarLabError                 message + remedy; `retryable` says whether trying again can help
+├── InputError                 what the user gave is wrong; nothing was started
+│   ├── ManifestError          carries the list of problems, one per row and column
+│   ├── ScriptError            a script that cannot be spoken
+│   ├── AvatarError            a bundle that cannot be used
+│   └── SettingsError          a configuration file, option or environment variable
+├── WeightsError               weights missing, damaged, misnamed or misshapen
+├── StoreError                 the object store refused
+│   ├── StoreUnreachable       (retryable) nobody answered in time
+│   ├── StoreForbidden         credentials missing or refused
+│   ├── NotFound               no object under that name
+│   └── DamagedArtifact        (retryable) size or digest differ from the record; it was set aside
+├── MediaError                 ffmpeg or a media file
+└── WorkerError                (retryable) a worker died or no worker has the resource
 """
 
 from collections.abc import Sequence

@@ -272,12 +272,7 @@ def write_results(
     Invalid rows of the manifest are answered as `failed` with their problems. Unknown manifest columns are copied; one
     that bears the name of a result column becomes `manifest_<name>`. Raises ValueError for an id that is not there.
     """
-    numbers = {row.id: row.number for row in manifest.rows}
-    by_number = {row.number: _invalid_result(row, manifest.problems) for row in manifest.invalid}
-    for row in rows:
-        if row.id not in numbers or numbers[row.id] in by_number:
-            raise ValueError(f"{row.id!r} is not a row of the manifest, or was answered twice")
-        by_number[numbers[row.id]] = row
+    by_number = _by_number(rows, manifest)
     ordered = sorted(by_number)
     records = [_as_result(by_number[number]) for number in ordered]
     columns = {
@@ -289,6 +284,15 @@ def write_results(
         for extra in manifest.extra_columns:
             columns[f"manifest_{extra}" if extra in columns else extra] = kept.column(extra)
     _write(target, name, pa.table(columns))
+
+
+def answered(rows: Iterable[ResultRow], manifest: Manifest) -> tuple[ResultRow, ...]:
+    """The results of valid rows together with a `failed` one for every invalid row, in the order of the manifest.
+
+    Raises ValueError for an id that is not there or is answered twice.
+    """
+    by_number = _by_number(rows, manifest)
+    return tuple(by_number[number] for number in sorted(by_number))
 
 
 def columns_markdown() -> str:
@@ -674,6 +678,16 @@ def _inferred(values: Sequence[object]) -> pa.Array:
 def _missing_remedy(column: Column, source: _Source) -> str:
     close = [name for name in source.extra_values if name.strip().lower() == column.name]
     return f"rename the column {close[0]!r}" if close else f"add it ({column.type}); see manifests/COLUMNS.md"
+
+
+def _by_number(rows: Iterable[ResultRow], manifest: Manifest) -> dict[int, ResultRow]:
+    numbers = {row.id: row.number for row in manifest.rows}
+    by_number = {row.number: _invalid_result(row, manifest.problems) for row in manifest.invalid}
+    for row in rows:
+        if row.id not in numbers or numbers[row.id] in by_number:
+            raise ValueError(f"{row.id!r} is not a row of the manifest, or was answered twice")
+        by_number[numbers[row.id]] = row
+    return by_number
 
 
 def _as_columns(row: Row) -> dict[str, object]:

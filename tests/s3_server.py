@@ -88,7 +88,7 @@ def scripted_server(answer: Callable[[str, str, Mapping[str, str], bytes], Answe
 
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            status, reply = answer(self.command, self.path, self.headers, body)
+            status, reply = answer(self.command, self.path, dict(self.headers.items()), body)
             self.send_response(status)
             self.send_header("Content-Type", "application/xml")
             self.send_header("Content-Length", str(len(reply)))

@@ -15,7 +15,7 @@ from avatarlab import artifacts as module
 from avatarlab.artifacts import STAGES, Action, Artifacts, Blob, action_name
 from avatarlab.errors import DamagedArtifact, NotFound, StoreError, StoreUnreachable
 from avatarlab.keys import content_key
-from avatarlab.store import Store, open_store
+from avatarlab.store import FolderStore, Store, open_store
 
 KEY = content_key("audio", 1, sentence="hello")
 OTHER = content_key("audio", 1, sentence="goodbye")
@@ -108,8 +108,13 @@ class TestCommitAndFind:
         keys = [content_key("face", 1, number=number) for number in range(30)]
         made = {key: artifacts.commit("face", key, {"frames": (key.encode(), "video/mp4")}) for key in keys[::2]}
         asked: list[str] = []
-        plain_get = type(folder).get
-        monkeypatch.setattr(type(folder), "get", lambda self, name: asked.append(name) or plain_get(self, name))
+        plain_get = FolderStore.get
+
+        def get(self: FolderStore, name: str) -> bytes:
+            asked.append(name)
+            return plain_get(self, name)
+
+        monkeypatch.setattr(FolderStore, "get", get)
         assert artifacts.find("face", keys) == made
         assert len(asked) == len(made), "an artifact that was never made costs no request of its own"
 

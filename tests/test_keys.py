@@ -61,7 +61,7 @@ def test_text_that_is_not_unicode_is_refused() -> None:
         (-0.0, 2, "0.00"),
         (-1.5, 1, "-1.5"),
         (1e20, 1, "100000000000000000000.0"),
-        (3, 0, "3"),
+        (3.0, 0, "3"),
     ],
 )
 def test_a_float_enters_a_key_with_a_fixed_number_of_decimals(value: float, decimals: int, text: str) -> None:

@@ -21,6 +21,7 @@ from avatarlab.manifest import (
     InvalidRow,
     ResultRow,
     Row,
+    answered,
     columns_markdown,
     default_seed,
     read_manifest,
@@ -29,8 +30,8 @@ from avatarlab.manifest import (
 )
 from avatarlab.store import open_store
 
-GOOD = {"id": "algebra-1", "script": "Hello.", "avatar": "ada"}
-FULL = {
+GOOD: dict[str, object] = {"id": "algebra-1", "script": "Hello.", "avatar": "ada"}
+FULL: dict[str, object] = {
     **GOOD,
     "voice": "grace",
     "language": "en-GB",
@@ -411,7 +412,7 @@ class TestResults:
     )
 
     def test_there_is_one_row_per_manifest_row_in_its_order_with_its_columns(self, tmp_path: Path) -> None:
-        rows = [
+        rows: list[dict[str, object]] = [
             {**GOOD, "id": "a", "course": "M1", "when": datetime(2026, 9, 1)},
             {**GOOD, "id": "x/y", "course": "M2", "script": ""},
             {**GOOD, "id": "b", "course": None, "status": "mine"},
@@ -425,6 +426,7 @@ class TestResults:
             ("x/y", "failed", "M2"),
             ("b", "done", None),
         ]
+        assert [row.id for row in answered([self.DONE, ResultRow("a", "cached")], manifest)] == ["a", "x/y", "b"]
         assert table.schema.field("when").type == pa.timestamp("us")
         assert "leave its folder" in found[1]["error"]
         assert "script is empty" in found[1]["error"]

@@ -12,9 +12,12 @@ import torch
 from safetensors.torch import save_file
 
 from avatarlab.errors import AvatarLabError, SettingsError, WeightsError
-from avatarlab.models import BUNDLED, STAGES, ModelSet, list_model_sets, read_model_set, write_model_set
+from avatarlab.models import BUNDLED, STAGES, ModelSet, Setting, list_model_sets, read_model_set, write_model_set
 
-SETTINGS = {"small_e": {"top_k": 40, "temperature": 0.8, "greedy": False}, "renderer": {"window": [64, 48]}}
+SETTINGS: dict[str, dict[str, Setting]] = {
+    "small_e": {"top_k": 40, "temperature": 0.8, "greedy": False},
+    "renderer": {"window": [64, 48]},
+}
 
 
 @pytest.fixture

@@ -452,7 +452,7 @@ class TestS3:
         monkeypatch.setenv("AVATARLAB_STORE_PATIENCE_SECONDS", "0.1")
         seen: list[str] = []
         for status in (400, 401, 403, 404, 409, 412, 500, 503):
-            with scripted_server(lambda *_, status=status: (status, echo)) as endpoint:  # type: ignore[misc]
+            with scripted_server(lambda *_, status=status: (status, echo)) as endpoint:
                 monkeypatch.setenv("AVATARLAB_S3_ENDPOINT", endpoint)
                 store = open_store(f"s3://{BUCKET}/a")
                 seen += [str(store), repr(store), store.uri, store.public_uri("a"), repr(pickle.dumps(store))]
