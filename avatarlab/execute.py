@@ -1,0 +1,463 @@
+"""The work of each stage: load what an item names, call the library once for a batch, store what comes out.
+
+Engines are loaded once for each process and weights digest. A failure of one item is data, not an exception: a batch
+that raises as a whole is done again item by item, so that one bad item never fails its neighbours.
+"""
+
+import hashlib
+import io
+import json
+import logging
+import resource
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import numpy as np
+from jaxtyping import Float32
+
+from avatarlab import FPS
+from avatarlab.artifacts import Action, Artifacts, Blob
+from avatarlab.avatars import Avatar, AvatarFrames, avatar_frames, load_avatar
+from avatarlab.captions import SpokenSentence, SpokenWord, cues_for, to_srt, to_webvtt
+from avatarlab.compose import Segment, VideoSettings, background_digest, compose, idle_path
+from avatarlab.errors import AvatarError, AvatarLabError, MediaError, ScriptError, SettingsError, WeightsError
+from avatarlab.keys import content_key, seed_from
+from avatarlab.media import read_audio, write_lossless
+from avatarlab.models import ModelSet, read_model_set
+from avatarlab.stages import (
+    VERSIONS,
+    AudioItem,
+    FaceItem,
+    Item,
+    MotionItem,
+    Outcome,
+    Silence,
+    SpokenPart,
+    StageContext,
+    TokensItem,
+    VideoItem,
+    failed,
+)
+from avatarlab.store import open_store
+from avatarlab.text import normalise, units, word_spans
+
+if TYPE_CHECKING:
+    from avatarlab.lips.diffdub import Motion, Renderer
+    from avatarlab.speech.codec import Codec
+    from avatarlab.speech.generate import Sampling, Utterance, VoicePrompt
+    from avatarlab.speech.small_e import SmallE
+
+    M = TypeVar("M", SmallE, Codec, Motion, Renderer)
+
+logger = logging.getLogger(__name__)
+
+AVATARS_IN_MEMORY = 4
+NPY, JSON = "application/x-npy", "application/json"
+
+
+@dataclass(frozen=True)
+class Made:
+    """What came out for one item, before it is stored."""
+
+    outputs: Mapping[str, tuple[bytes | Path, str]]
+    inputs: Mapping[str, object]
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+def run_batch(stage: str, items: Sequence[Item], context: StageContext) -> list[Outcome]:
+    """One outcome for each item, in order. What another run has stored meanwhile is not made again.
+
+    Raises only what no item can be blamed for: an unreachable store at the start.
+    """
+    artifacts = _artifacts(context.store_uri, context.local_cache)
+    found = artifacts.find(stage, [item.key for item in items])
+    outcomes = {key: Outcome(stage, key, action, found=True) for key, action in found.items()}
+    missing = [item for item in items if item.key not in found]
+    outcomes |= _make(stage, missing, context, artifacts)
+    return [outcomes[item.key] for item in items]
+
+
+def _make(stage: str, items: Sequence[Item], context: StageContext, artifacts: Artifacts) -> dict[str, Outcome]:
+    outcomes: dict[str, Outcome] = {}
+    if not items:
+        return outcomes
+    try:
+        with tempfile.TemporaryDirectory(prefix=f"avatarlab-{stage}-") as folder:
+            bench = Bench(context, artifacts, Path(folder))
+            for item, made in zip(items, STAGES[stage](items, bench), strict=True):
+                outcomes[item.key] = _store(stage, item.key, made, context, artifacts)
+    except Exception as error:  # any fault of one item must leave its neighbours alone
+        left = [item for item in items if item.key not in outcomes]
+        if len(left) > 1:
+            logger.warning("%s of %d items failed as one (%s); trying one by one", stage, len(left), error)
+        if len(left) == 1 and len(items) == 1:
+            logger.warning("%s %s failed: %s", stage, left[0].key[:12], error, exc_info=not _expected(error))
+            return {left[0].key: failed(stage, left[0].key, error)}
+        for item in left:
+            outcomes |= _make(stage, [item], context, artifacts)
+    return outcomes
+
+
+def _expected(error: Exception) -> bool:
+    return isinstance(error, AvatarLabError)
+
+
+def _store(stage: str, key: str, made: Made, context: StageContext, artifacts: Artifacts) -> Outcome:
+    try:
+        action = artifacts.commit(
+            stage, key, made.outputs, made.inputs, seconds=made.seconds, device=context.device, notes=made.notes
+        )
+    except AvatarLabError as error:
+        return failed(stage, key, error)
+    return Outcome(
+        stage, key, action, seconds=made.seconds, device=context.device, peak_memory_mb=_peak_memory_mb(context.device)
+    )
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where a batch is worked on: the context, the artifacts, and a folder for files that vanishes afterwards."""
+
+    context: StageContext
+    artifacts: Artifacts
+    folder: Path
+
+    def array(self, blob: Blob) -> np.ndarray:
+        return np.load(io.BytesIO(self.artifacts.read(blob)), allow_pickle=False)
+
+
+def make_tokens(items: Sequence[Item], bench: Bench) -> Iterator[Made]:
+    """Sentences -> `codes.npy` int16 (q, t) and `words.json`, all sentences in one call.
+
+    A sentence that does not end, or whose alignment falls back too often, is drawn again with further seeds; the most
+    even reading is kept.
+    """
+    from avatarlab.speech.generate import generate
+    from avatarlab.speech.word_times import word_times
+
+    items = cast("Sequence[TokensItem]", items)
+    model = _small_e(*_of(bench.context))
+    drawing = _drawing(_models(bench.context).settings("small_e"))
+    prompts = [_voice_prompt(bench.context, item.voice, item.voice_digest) for item in items]
+    started = time.perf_counter()
+    best: dict[int, Utterance] = {}
+    open_rows = list(range(len(items)))
+    for draw in range(drawing.draws):
+        seeds = [items[row].seed if draw == 0 else seed_from(str(items[row].seed), str(draw)) for row in open_rows]
+        spoken = generate(
+            model,
+            [items[row].units for row in open_rows],
+            [prompts[row] for row in open_rows],
+            seeds,
+            drawing.sampling,
+        )
+        for row, utterance in zip(open_rows, spoken, strict=True):
+            best[row] = min(best.get(row, utterance), utterance, key=drawing.rank)
+        open_rows = [row for row in open_rows if not drawing.is_good(best[row])]
+        if not open_rows:
+            break
+    share = (time.perf_counter() - started) / len(items)
+    for row, item in enumerate(items):
+        utterance = best[row]
+        if utterance.codes.shape[1] == 0:
+            raise ScriptError(f"no speech came out of {item.spoken[:60]!r}", "reword the sentence, or change the seed")
+        words = [asdict(word) for word in word_times(utterance.alignment, word_spans(item.spoken))]
+        notes = () if utterance.stopped else (f"{item.spoken[:60]!r} did not end by itself and was cut",)
+        yield Made(
+            {
+                "codes.npy": (_npy(utterance.codes.astype(np.int16)), NPY),
+                "words.json": (json.dumps(words).encode(), JSON),
+            },
+            {
+                "spoken": item.spoken,
+                "voice": item.voice_digest,
+                "seed": item.seed,
+                "stopped": utterance.stopped,
+                "score": round(utterance.score, 4),
+                "frame_count": utterance.codes.shape[1],
+            },
+            share,
+            notes,
+        )
+
+
+def make_audio(items: Sequence[Item], bench: Bench) -> Iterator[Made]:
+    """Codes -> `audio.npy` float32 (s,), s = 640 samples for each video frame."""
+    import torch
+
+    codec, device = _codec(*_of(bench.context)), bench.context.device
+    for item in cast("Sequence[AudioItem]", items):
+        codes = bench.array(item.codes)
+        started = time.perf_counter()
+        waveform = codec.decode(torch.from_numpy(codes.astype(np.int64))[None].to(device))[0].float().cpu().numpy()
+        if not np.isfinite(waveform).all():
+            raise MediaError("the codec gave samples that are no numbers", "check the codec's weights")
+        yield Made({"audio.npy": (_npy(waveform), NPY)}, {"codes": item.codes.sha256}, time.perf_counter() - started)
+
+
+def make_motion(items: Sequence[Item], bench: Bench) -> Iterator[Made]:
+    """Waveforms -> `latents.npy` float32 (f, z), led by the avatar's own lips at rest."""
+    from avatarlab.lips.lip_sync import lip_latents
+
+    motion = _motion(*_of(bench.context))
+    for item in cast("Sequence[MotionItem]", items):
+        references = _lip_references(bench.context, item.avatar, item.picture_digest)
+        waveform = bench.array(item.audio)
+        started = time.perf_counter()
+        latents = lip_latents(motion, waveform, references)
+        if not np.isfinite(latents).all():
+            raise MediaError("the motion network gave latents that are no numbers", "check its weights")
+        yield Made(
+            {"latents.npy": (_npy(latents), NPY)},
+            {"audio": item.audio.sha256, "picture": item.picture_digest},
+            time.perf_counter() - started,
+        )
+
+
+def make_face(items: Sequence[Item], bench: Bench) -> Iterator[Made]:
+    """Latents -> `windows.mkv`, finished mouth windows, and `corners.npy` int (f, 2): where they go."""
+    from avatarlab.lips.paint import paint
+
+    renderer = _renderer(*_of(bench.context))
+    settings = _models(bench.context).settings("renderer")
+    for number, item in enumerate(cast("Sequence[FaceItem]", items)):
+        latents = bench.array(item.motion)
+        _, frames = _avatar_frames(bench.context, item.avatar, item.picture_digest)
+        path = idle_path(len(latents), len(frames.frames))
+        started = time.perf_counter()
+        painted = paint(renderer, settings, frames.frames[path], frames.landmarks[path], latents)
+        file = bench.folder / f"{number}.mkv"
+        write_lossless(file, painted.windows)
+        yield Made(
+            {"windows.mkv": (file, "video/x-matroska"), "corners.npy": (_npy(painted.corners.astype(np.int32)), NPY)},
+            {"motion": item.motion.sha256, "picture": item.picture_digest, "frame_count": len(latents)},
+            time.perf_counter() - started,
+        )
+
+
+def make_video(items: Sequence[Item], bench: Bench) -> Iterator[Made]:
+    """Sentences and pauses -> `video.mp4`, `captions.vtt`, `captions.srt` and `poster.jpg`, one row after another."""
+    for number, item in enumerate(cast("Sequence[VideoItem]", items)):
+        started = time.perf_counter()
+        avatar, frames = _avatar_frames(bench.context, item.avatar, item.picture_digest)
+        if avatar.matte_digest != item.matte_digest:
+            raise AvatarError(
+                f"avatar {avatar.id!r} has changed since the run was planned", "run the same command again"
+            )
+        if background_digest(item.background) != item.background_digest:
+            raise AvatarError("the background has changed since the run was planned", "run the same command again")
+        folder = bench.folder / str(number)
+        folder.mkdir()
+        segments, spoken, position = [], [], 0
+        for index, part in enumerate(item.parts):
+            segment = (
+                Segment(part.frame_count) if isinstance(part, Silence) else _segment(bench, part, folder / str(index))
+            )
+            if isinstance(part, SpokenPart):
+                spoken.append(_sentence(bench, part, position / FPS, segment.frame_count))
+            segments.append(segment)
+            position += segment.frame_count
+        settings = VideoSettings(item.width, item.height, item.background, item.layout, item.title)
+        composed = compose(frames, segments, settings, folder / "video.mp4", folder / "poster.jpg")
+        cues = cues_for(spoken)
+        yield Made(
+            {
+                "video.mp4": (folder / "video.mp4", "video/mp4"),
+                "captions.vtt": (to_webvtt(cues).encode(), "text/vtt"),
+                "captions.srt": (to_srt(cues).encode(), "application/x-subrip"),
+                "poster.jpg": (folder / "poster.jpg", "image/jpeg"),
+            },
+            {
+                "frame_count": composed.frame_count,
+                "width": composed.width,
+                "height": composed.height,
+                "picture": item.picture_digest,
+                "background": item.background_digest,
+                "starts_seconds": [str(sentence.start_seconds) for sentence in spoken],
+            },
+            time.perf_counter() - started,
+        )
+        shutil.rmtree(folder)
+
+
+STAGES: Mapping[str, Callable[[Sequence[Item], Bench], Iterator[Made]]] = {
+    "tokens": make_tokens,
+    "audio": make_audio,
+    "motion": make_motion,
+    "face": make_face,
+    "video": make_video,
+}
+
+
+def store_recording(artifacts: Artifacts, waveform: Float32[np.ndarray, "s"]) -> Action:
+    """A recorded voice in the place of the audio stage, for dubbing: whole video frames of 16 kHz samples."""
+    data = _npy(waveform)
+    key = content_key("audio", VERSIONS["audio"], recording=hashlib.sha256(data).hexdigest())
+    return artifacts.commit("audio", key, {"audio.npy": (data, NPY)}, {"recording": True})
+
+
+def warm_up(context: StageContext) -> None:
+    """Loads every engine of a worker before the first item comes."""
+    place = _of(context)
+    for load in (_small_e, _codec, _motion, _renderer):
+        load(*place)
+
+
+def _segment(bench: Bench, part: SpokenPart, stem: Path) -> Segment:
+    waveform, windows = stem.with_suffix(".npy"), stem.with_suffix(".mkv")
+    bench.artifacts.fetch(part.audio, waveform)
+    bench.artifacts.fetch(part.windows, windows)
+    corners = bench.array(part.corners)
+    return Segment(len(corners), waveform, windows, corners)
+
+
+def _sentence(bench: Bench, part: SpokenPart, start_seconds: float, frame_count: int) -> SpokenSentence:
+    words = tuple(
+        SpokenWord(word["word"], start_seconds + word["start_seconds"], start_seconds + word["end_seconds"])
+        for word in json.loads(bench.artifacts.read(part.words))
+    )
+    return SpokenSentence(part.text, start_seconds, start_seconds + frame_count / FPS, words)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A sentence is drawn again, up to `draws` times, while it does not end or its score is above `good_score`."""
+
+    sampling: "Sampling"
+    draws: int = 1
+    good_score: float = float("inf")
+
+    def rank(self, utterance: "Utterance") -> tuple[bool, float]:
+        return not utterance.stopped, utterance.score
+
+    def is_good(self, utterance: "Utterance") -> bool:
+        return utterance.stopped and utterance.score <= self.good_score
+
+
+def _drawing(settings: Mapping[str, Any]) -> Drawing:
+    from avatarlab.speech.generate import Sampling
+
+    known = {field.name for field in fields(Sampling)}
+    unknown = settings.keys() - known - {"draws", "good_score"}
+    if unknown:
+        raise SettingsError(f"unknown settings of small_e: {', '.join(sorted(unknown))}", "correct models.toml")
+    sampling = Sampling(**{name: value for name, value in settings.items() if name in known})
+    return Drawing(sampling, int(settings.get("draws", 1)), float(settings.get("good_score", float("inf"))))
+
+
+Place = tuple[Path, str, str]  # models.toml, digest of the set, device
+
+
+def _of(context: StageContext) -> Place:
+    return context.models, context.models_digest, context.device
+
+
+def _models(context: StageContext) -> ModelSet:
+    return _model_set(context.models, context.models_digest)
+
+
+@cache
+def _model_set(path: Path, digest: str) -> ModelSet:
+    models = read_model_set(path)
+    if models.set_digest != digest:
+        raise WeightsError(f"{path} has changed since the run was planned", "run the same command again")
+    return models
+
+
+@cache
+def _small_e(path: Path, digest: str, device: str) -> "SmallE":
+    from avatarlab.speech.small_e import SmallE
+
+    return _on(device, SmallE.from_state_dict(_model_set(path, digest).load_tensors("small_e")))
+
+
+@cache
+def _codec(path: Path, digest: str, device: str) -> "Codec":
+    from avatarlab.speech.codec import Codec
+
+    return _on(device, Codec.from_state_dict(_model_set(path, digest).load_tensors("codec")))
+
+
+@cache
+def _motion(path: Path, digest: str, device: str) -> "Motion":
+    from avatarlab.lips.diffdub import Motion
+
+    return _on(device, Motion.from_state_dict(_model_set(path, digest).load_tensors("motion")))
+
+
+@cache
+def _renderer(path: Path, digest: str, device: str) -> "Renderer":
+    from avatarlab.lips.diffdub import Renderer
+
+    return _on(device, Renderer.from_state_dict(_model_set(path, digest).load_tensors("renderer")))
+
+
+def _on(device: str, model: "M") -> "M":
+    """One thread: sums are then the same on every machine, and the workers share the cores."""
+    import torch
+
+    torch.set_num_threads(1)
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise SettingsError(f"there is no device {device} here", "use --device cpu, or workers with a GPU")
+    return model.to(device).eval()
+
+
+@lru_cache(maxsize=64)
+def _voice_prompt(context: StageContext, id: str, voice_digest: str) -> "VoicePrompt":
+    import torch
+
+    from avatarlab.speech.generate import VoicePrompt
+
+    avatar = load_avatar(context.avatar_roots, id)
+    if avatar.voice_digest != voice_digest:
+        raise AvatarError(
+            f"the voice of avatar {id!r} has changed since the run was planned", "run the same command again"
+        )
+    waveform = torch.from_numpy(read_audio(avatar.voice))[None].to(context.device)
+    codes = _codec(*_of(context)).encode(waveform)[0].cpu().numpy().astype(np.int16)
+    return VoicePrompt(units(normalise(avatar.transcript).spoken), codes)
+
+
+@lru_cache(maxsize=AVATARS_IN_MEMORY)
+def _avatar_frames(context: StageContext, id: str, picture_digest: str) -> tuple[Avatar, AvatarFrames]:
+    avatar = load_avatar(context.avatar_roots, id)
+    if avatar.picture_digest != picture_digest:
+        raise AvatarError(
+            f"the picture of avatar {id!r} has changed since the run was planned", "run the same command again"
+        )
+    return avatar, avatar_frames(avatar)
+
+
+@lru_cache(maxsize=64)
+def _lip_references(context: StageContext, id: str, picture_digest: str) -> Float32[np.ndarray, "r z"]:
+    from avatarlab.lips.paint import lip_references
+
+    _, frames = _avatar_frames(context, id, picture_digest)
+    return lip_references(_renderer(*_of(context)), frames.frames, frames.landmarks)
+
+
+@cache
+def _artifacts(store_uri: str, local_cache: Path | None) -> Artifacts:
+    return Artifacts(open_store(store_uri), local_cache)
+
+
+def _peak_memory_mb(device: str) -> float:
+    """Of this process, or of the GPU where there is one."""
+    if device.startswith("cuda"):
+        import torch
+
+        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()

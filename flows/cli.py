@@ -1,0 +1,435 @@
+"""The command `avatarlab`. Logs and progress go to stderr; `--json` prints one JSON object on stdout.
+
+Exit status: 0 all done, 1 some rows failed, 2 nothing was started because the input is wrong, 130 interrupted.
+Engines, Dask and Prefect are imported only where a command uses them.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from avatarlab.errors import AvatarLabError, InputError, ManifestError, Problem
+from flows.launch import launch
+from flows.session import Report, Request, check, describe, prepare
+from flows.signals import terminate_as_interrupt
+
+DEFAULT_AVATAR = "ada"
+TRAINING = Path("training")
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Talking lecture videos from a manifest.",
+)
+avatars_app = typer.Typer(no_args_is_help=True, help="Avatar bundles: picture and voice of a presenter.")
+models_app = typer.Typer(no_args_is_help=True, help="Model sets: the weights of every stage.")
+train_app = typer.Typer(no_args_is_help=True, help="Make the bundled model set from nothing but free tools.")
+app.add_typer(avatars_app, name="avatars")
+app.add_typer(models_app, name="models")
+app.add_typer(train_app, name="train")
+
+errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+output = Console(highlight=False, markup=False)
+
+ManifestArgument = Annotated[str, typer.Argument(help="Manifest: Parquet, CSV or JSON lines.", metavar="MANIFEST")]
+StoreOption = Annotated[str, typer.Option("--store", help="Folder, or s3://bucket/prefix.", envvar="AVATARLAB_STORE")]
+ModelsOption = Annotated[
+    str | None, typer.Option("--models", help="models.toml, a folder with one, or a bundled set. Default: mini.")
+]
+AvatarsOption = Annotated[
+    list[str] | None,
+    typer.Option("--avatars", help="Folder of avatar bundles; may be repeated. The bundled ones are always there."),
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
+OnlyOption = Annotated[
+    list[str] | None, typer.Option("--only", help="Only these ids, separated by commas; may be repeated.")
+]
+SkipOption = Annotated[bool, typer.Option("--skip-invalid", help="Render the valid rows; invalid ones fail alone.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+
+
+def main() -> None:
+    """Entry point: an error of ours is one line with its remedy, never a traceback."""
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    terminate_as_interrupt()
+    as_json = "--json" in sys.argv[1:]
+    try:
+        app()
+    except AvatarLabError as error:
+        _tell(error, as_json)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        errors.print("interrupted; what is finished is kept, and the same command goes on from there")
+        sys.exit(130)
+
+
+@app.command("check")
+def check_command(
+    manifest: ManifestArgument, avatars: AvatarsOption = None, only: OnlyOption = None, as_json: JsonOption = False
+) -> None:
+    """Examine a manifest, its scripts, avatars and backgrounds. Nothing is computed."""
+    from avatarlab.manifest import read_manifest
+
+    request = Request(manifest, store="", avatars=tuple(avatars or ()), only=_ids(only))
+    read = read_manifest(manifest)
+    planned, checked = check(read.only(request.only) if request.only else read, request)
+    if as_json:
+        _print_json(
+            {
+                "valid": len(planned.rows),
+                "invalid": len(checked.invalid),
+                "problems": [asdict(problem) for problem in checked.problems],
+                "notes": {item.row.id: list(item.notes) for item in planned.rows if item.notes},
+            }
+        )
+    else:
+        for problem in checked.problems:
+            errors.print(_line(problem))
+        for item in planned.rows:
+            for note in item.notes:
+                errors.print(f"row {item.row.number}, id {item.row.id}: {note}")
+        output.print(f"{len(planned.rows)} rows can be rendered, {len(checked.invalid)} cannot")
+    if checked.problems:
+        raise typer.Exit(2)
+
+
+@app.command("plan")
+def plan_command(
+    manifest: ManifestArgument,
+    store: StoreOption = "out",
+    models: ModelsOption = None,
+    avatars: AvatarsOption = None,
+    device: DeviceOption = "cpu",
+    only: OnlyOption = None,
+    skip_invalid: SkipOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a render would find in the store and what it would make. Nothing is computed."""
+    request = Request(manifest, store, models, tuple(avatars or ()), device, _ids(only), skip_invalid)
+    plan = describe(prepare(request))
+    if as_json:
+        _print_json({name: value for name, value in plan.items() if name != "run_id"})
+        return
+    table = Table("stage", "units", "in the store", "to make")
+    stages = plan["stages"]
+    assert isinstance(stages, dict)
+    for stage, counts in stages.items():
+        table.add_row(stage, str(counts["units"]), str(counts["in_store"]), str(counts["to_make"]))
+    output.print(table)
+
+
+@app.command("render")
+def render_command(
+    manifest: ManifestArgument,
+    store: StoreOption = "out",
+    models: ModelsOption = None,
+    avatars: AvatarsOption = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Worker processes on this machine.")] = None,
+    scheduler: Annotated[str | None, typer.Option("--scheduler", help="Dask scheduler, tcp://HOST:PORT.")] = None,
+    device: DeviceOption = "cpu",
+    only: OnlyOption = None,
+    skip_invalid: SkipOption = False,
+    no_prefect: Annotated[
+        bool, typer.Option("--no-prefect", help="The same plan and workers without Prefect.")
+    ] = False,
+    run_id: Annotated[str | None, typer.Option("--run-id", help="Name of this run's folder under runs/.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Render a manifest: every row becomes a video in the store. What is there already is not made again."""
+    request = Request(
+        manifest, store, models, tuple(avatars or ()), device, _ids(only), skip_invalid, run_id, workers, scheduler
+    )
+    prepared = prepare(request)
+    for note in prepared.notes:
+        errors.print(note)
+    try:
+        report = launch(prepared, no_prefect=no_prefect, say=errors.print)
+    except InputError:
+        raise
+    except AvatarLabError as error:
+        _tell(error, as_json)
+        raise typer.Exit(1) from error
+    if as_json:
+        _print_json(report_as_data(report))
+    else:
+        _print_report(report)
+    raise typer.Exit(report.exit_code)
+
+
+@app.command("speak")
+def speak_command(
+    text: Annotated[str, typer.Argument(help="What to say.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="WAV file to write.")] = Path("speech.wav"),
+    voice: Annotated[
+        str, typer.Option("--voice", "--avatar", help="Avatar bundle whose voice speaks.")
+    ] = DEFAULT_AVATAR,
+    models: ModelsOption = None,
+    avatars: AvatarsOption = None,
+    device: DeviceOption = "cpu",
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Draw the speech with this seed.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Speak a text in the voice of an avatar."""
+    from flows.direct import speak
+
+    seconds = speak(text, voice, out, models=models, avatars=_roots(avatars), device=device, seed=seed)
+    _say_written(out, seconds, as_json)
+
+
+@app.command("dub")
+def dub_command(
+    audio: Annotated[Path, typer.Argument(help="A recording of a voice.")],
+    avatar: Annotated[str, typer.Option("--avatar", help="Avatar bundle whose lips move.")] = DEFAULT_AVATAR,
+    out: Annotated[Path, typer.Option("--out", "-o", help="MP4 file to write.")] = Path("dubbed.mp4"),
+    background: Annotated[str | None, typer.Option("--background", help="#rrggbb, or an image.")] = None,
+    models: ModelsOption = None,
+    avatars: AvatarsOption = None,
+    device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """Move the lips of an avatar to a recording of a voice."""
+    from flows.direct import dub
+
+    seconds = dub(audio, avatar, out, models=models, avatars=_roots(avatars), device=device, background=background)
+    _say_written(out, seconds, as_json)
+
+
+@avatars_app.command("list")
+def avatars_list(avatars: AvatarsOption = None, as_json: JsonOption = False) -> None:
+    """The bundles that can be named in a manifest."""
+    from avatarlab.avatars import list_avatars, load_avatar
+
+    found = [load_avatar(_roots(avatars), id) for id in list_avatars(_roots(avatars))]
+    if as_json:
+        _print_json(
+            {"avatars": [{"id": a.id, "name": a.name, "licence": a.licence, "folder": str(a.folder)} for a in found]}
+        )
+        return
+    table = Table("id", "name", "licence", "folder")
+    for avatar in found:
+        table.add_row(avatar.id, avatar.name, avatar.licence, str(avatar.folder))
+    output.print(table)
+
+
+@avatars_app.command("check")
+def avatars_check(
+    ids: Annotated[list[str] | None, typer.Argument(help="Bundles to examine. Default: all.")] = None,
+    avatars: AvatarsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Examine bundles: face, size, sharpness, voice clip, consent. Exit 2 when one cannot be used."""
+    from avatarlab.avatars import check_avatar, list_avatars, load_avatar
+
+    roots = _roots(avatars)
+    findings = {id: check_avatar(load_avatar(roots, id)) for id in (ids or list_avatars(roots))}
+    if as_json:
+        _print_json({id: [asdict(finding) for finding in found] for id, found in findings.items()})
+    else:
+        table = Table("avatar", "", "what", "finding", "remedy")
+        for id, found in findings.items():
+            for finding in found:
+                table.add_row(id, finding.level, finding.what, finding.message, finding.remedy)
+        output.print(table)
+    if any(finding.level == "error" for found in findings.values() for finding in found):
+        raise typer.Exit(2)
+
+
+@models_app.command("list")
+def models_list(as_json: JsonOption = False) -> None:
+    """The bundled model sets."""
+    from avatarlab.models import list_model_sets
+
+    sets = list_model_sets()
+    if as_json:
+        _print_json({"models": [{"name": s.name, "path": str(s.path), "digest": s.set_digest} for s in sets]})
+        return
+    table = Table("name", "digest", "stage", "weights", "settings")
+    for models in sets:
+        for stage, file in models.files.items():
+            settings = ", ".join(f"{name}={value}" for name, value in file.settings.items())
+            table.add_row(models.name, models.set_digest[:12], stage, file.path.name if file.path else "", settings)
+    output.print(table)
+
+
+@models_app.command("verify")
+def models_verify(
+    models: Annotated[str | None, typer.Argument(help="models.toml, a folder with one, or a bundled set.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Hash every file of a model set again. Exit 2 when one is missing or damaged."""
+    from avatarlab.models import read_model_set
+
+    model_set = read_model_set(models)
+    problems = model_set.verify()
+    if as_json:
+        _print_json({"name": model_set.name, "digest": model_set.set_digest, "problems": [str(p) for p in problems]})
+    else:
+        for problem in problems:
+            errors.print(str(problem))
+        output.print(f"{model_set.name}: {len(problems)} problems" if problems else f"{model_set.name}: whole")
+    if problems:
+        raise typer.Exit(2)
+
+
+OutOption = Annotated[Path, typer.Option("--out", help="Folder of everything that is trained.")]
+MinutesOption = Annotated[float, typer.Option("--minutes", min=0.01, help="Training time of this part, all sittings.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0)]
+
+
+@train_app.command("corpus")
+def train_corpus(
+    out: OutOption = TRAINING, utterances: Annotated[int, typer.Option(min=1)] = 9_600, seed: SeedOption = 0
+) -> None:
+    """Speech: the flite synthesiser reads sentences, with the time of every phone."""
+    from flows import training
+
+    training.corpus(out, utterances, seed, errors.print)
+
+
+@train_app.command("faces")
+def train_faces(
+    out: OutOption = TRAINING, samples: Annotated[int, typer.Option(min=1)] = 40_000, seed: SeedOption = 0
+) -> None:
+    """Faces: drawn presenters speak those sentences."""
+    from flows import training
+
+    training.faces(out, samples, seed, errors.print)
+
+
+@train_app.command("codec")
+def train_codec(out: OutOption = TRAINING, minutes: MinutesOption = 30, seed: SeedOption = 0) -> None:
+    """The codec: speech to codes and back."""
+    from flows import training
+
+    training.codec(out, minutes, seed, errors.print)
+
+
+@train_app.command("small-e")
+def train_small_e(out: OutOption = TRAINING, minutes: MinutesOption = 120, seed: SeedOption = 0) -> None:
+    """Small-E: text to codes in a given voice."""
+    from flows import training
+
+    training.small_e(out, minutes, seed, errors.print)
+
+
+@train_app.command("renderer")
+def train_renderer(out: OutOption = TRAINING, minutes: MinutesOption = 60, seed: SeedOption = 0) -> None:
+    """DiffDub's first stage: draws a mouth."""
+    from flows import training
+
+    training.renderer(out, minutes, seed, errors.print)
+
+
+@train_app.command("motion")
+def train_motion(out: OutOption = TRAINING, minutes: MinutesOption = 30, seed: SeedOption = 0) -> None:
+    """DiffDub's second stage: speech to lip latents, for the renderer trained before."""
+    from flows import training
+
+    training.motion(out, minutes, seed, errors.print)
+
+
+@train_app.command("set")
+def train_set(out: OutOption = TRAINING) -> None:
+    """Gather what was trained into a model set, for `--models`."""
+    from flows import training
+
+    output.print(str(training.model_set(out).path))
+
+
+@train_app.command("all")
+def train_all(
+    out: OutOption = TRAINING,
+    minutes: Annotated[float, typer.Option("--minutes", min=0.01, help="Training time of all parts together.")] = 240,
+    seed: SeedOption = 0,
+) -> None:
+    """Everything in its order; half of the minutes go to Small-E."""
+    from flows import training
+
+    training.corpus(out, training.UTTERANCES, seed, errors.print)
+    training.faces(out, training.FACES, seed, errors.print)
+    training.codec(out, minutes * 0.15, seed, errors.print)
+    training.small_e(out, minutes * 0.5, seed, errors.print)
+    training.renderer(out, minutes * 0.25, seed, errors.print)
+    training.motion(out, minutes * 0.1, seed, errors.print)
+    output.print(str(training.model_set(out).path))
+
+
+def report_as_data(report: Report) -> dict[str, object]:
+    """What `render --json` prints."""
+    return {
+        "run_id": report.run_id,
+        "exit_code": report.exit_code,
+        "interrupted": report.interrupted,
+        "counts": report.counts,
+        "seconds": round(report.seconds, 2),
+        "results": report.results_uri,
+        "set_aside": [asdict(found) for found in report.set_aside],
+        "rows": [asdict(row) for row in report.rows],
+    }
+
+
+def _print_report(report: Report) -> None:
+    table = Table("id", "status", "seconds", "video")
+    for row in report.rows:
+        length = f"{row.duration_seconds:.2f}" if row.duration_seconds is not None else ""
+        table.add_row(row.id, row.status, length, row.video_uri or "")
+    output.print(table)
+    for row in report.rows:
+        if row.error:
+            errors.print(f"{row.id}: {row.error}" + (f" ({row.remedy})" if row.remedy else ""))
+        for note in row.notes:
+            errors.print(f"{row.id}: {note}")
+    counts = ", ".join(f"{count} {status}" for status, count in report.counts.items())
+    errors.print(f"{counts or 'nothing to do'} in {report.seconds:.1f} s; results: {report.results_uri}")
+
+
+def _say_written(out: Path, seconds: float, as_json: bool) -> None:
+    if as_json:
+        _print_json({"path": str(out), "seconds": round(seconds, 2)})
+    else:
+        output.print(f"{out}: {seconds:.2f} s")
+
+
+def _tell(error: AvatarLabError, as_json: bool) -> None:
+    problems = list(error.problems) if isinstance(error, ManifestError) else []
+    if as_json:
+        _print_json(
+            {
+                "error": error.message,
+                "remedy": error.remedy,
+                "kind": type(error).__name__,
+                "problems": [asdict(problem) for problem in problems],
+            }
+        )
+    for problem in problems:
+        errors.print(_line(problem))
+    if not problems:
+        errors.print(str(error))
+
+
+def _line(problem: Problem) -> str:
+    place = f"row {problem.row}, id {problem.id}, " if problem.row else ""
+    column = f"{problem.column}: " if problem.column else ""
+    return f"{place}{column}{problem.message} ({problem.remedy})"
+
+
+def _print_json(value: Mapping[str, object]) -> None:
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+
+
+def _ids(values: Sequence[str] | None) -> tuple[str, ...]:
+    return tuple(id for value in values or () for id in value.split(",") if id)
+
+
+def _roots(values: Sequence[str] | None) -> list[Path]:
+    return [Path(value) for value in values or ()]

@@ -1,0 +1,94 @@
+"""Starts what a run needs and no more: nothing where all is in the store, else workers, and a server for Prefect.
+
+Prefect, Dask and torch are imported only on the way that uses them.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from avatarlab.errors import WorkerError
+from flows.progress import progress_for_people
+from flows.session import Prepared, Report, ThreadStarter, carry_out
+from flows.signals import stopping_on_signals
+
+if TYPE_CHECKING:
+    from tasks.pool import Pool
+
+
+def launch(prepared: Prepared, *, no_prefect: bool, say: Callable[[str], object]) -> Report:
+    """Carries out a prepared run. `say` hears what a person should know."""
+    stop = threading.Event()
+    with ExitStack() as stack:
+        if prepared.missing:
+            return _with_workers(prepared, no_prefect, stop, stack, say)
+        if not no_prefect and os.environ.get("PREFECT_API_URL"):
+            from flows.server import prefect_server
+
+            server = stack.enter_context(prefect_server())
+            server.wait()
+            return _in_prefect(prepared, None, stop, stack, say, server.url)
+        say("everything is in the store already: no worker, engine or Prefect server is started")
+        listener = stack.enter_context(progress_for_people())
+        with stopping_on_signals(stop):
+            return carry_out(prepared, None, stop, listener)
+
+
+def _with_workers(
+    prepared: Prepared, no_prefect: bool, stop: threading.Event, stack: ExitStack, say: Callable[[str], object]
+) -> Report:
+    from flows.server import prefect_server
+    from flows.workers import default_workers, open_pool
+
+    request = prepared.request
+    count = request.workers or default_workers(request.device)
+    server = None if no_prefect else stack.enter_context(prefect_server())
+    pool = stack.enter_context(open_pool(prepared.context, count, request.scheduler))
+    pool.warm_up()  # engines load while the server starts
+    if server is not None:
+        server.wait()
+        return _in_prefect(prepared, pool, stop, stack, say, server.url)
+    listener = stack.enter_context(progress_for_people())
+    starter = stack.enter_context(ThreadStarter(pool))
+    with stopping_on_signals(stop):
+        return carry_out(prepared, starter, stop, listener)
+
+
+def _in_prefect(
+    prepared: Prepared,
+    pool: "Pool | None",
+    stop: threading.Event,
+    stack: ExitStack,
+    say: Callable[[str], object],
+    url: str,
+) -> Report:
+    from flows.render import Handover, handover, render
+    from flows.server import wait_until_recorded
+
+    given = Handover(prepared, pool, stop, stack.enter_context(progress_for_people()))
+    token = handover.set(given)
+    request = prepared.request
+    try:
+        render(
+            manifest=request.manifest,
+            store=request.store,
+            models=request.models,
+            avatars=request.avatars,
+            device=request.device,
+            only=request.only,
+            skip_invalid=request.skip_invalid,
+            run_id=prepared.run_id,
+            workers=request.workers,
+            scheduler=request.scheduler,
+            return_state=True,
+        )
+    finally:
+        handover.reset(token)
+    if given.report is None:
+        raise given.failure or WorkerError("the Prefect flow ended without a report", "run again with --no-prefect")
+    recorded = wait_until_recorded(url, given.flow_run_id, given.task_runs)
+    if recorded < given.task_runs:
+        say(f"Prefect has recorded {recorded} of {given.task_runs} task runs; the results are complete all the same")
+    return given.report

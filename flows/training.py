@@ -1,0 +1,98 @@
+"""`avatarlab train`: what made the bundled model set, part by part, in one folder.
+
+    OUT/speech/  OUT/faces/          the corpora                    train corpus, train faces
+    OUT/codec/   OUT/small_e/        speech                         train codec, train small-e
+    OUT/renderer/  OUT/motion/       lips                           train renderer, train motion
+    OUT/mini/                        the model set                  train set
+
+Every part resumes where it stopped and keeps to its minutes. Nothing here is imported by any other command.
+"""
+
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from avatarlab.errors import SettingsError, WeightsError
+from avatarlab.models import ModelSet, Setting, read_model_set, write_model_set
+
+Say = Callable[[str], None]
+UTTERANCES = 12_600
+FACES = 40_000
+SET_NAME = "mini"
+WEIGHTS = ("small_e", "codec", "motion", "renderer")
+
+
+def corpus(out: Path, utterances: int, seed: int, say: Say) -> None:
+    """The flite synthesiser reads sentences, with the time of every phone."""
+    from avatarlab.training.corpus import make_corpus
+
+    make_corpus(out / "speech", utterances, seed, progress=_every(say, "utterances", 100))
+
+
+def faces(out: Path, samples: int, seed: int, say: Say) -> None:
+    """Drawn presenters speak those sentences; windows around their mouths, with the truth about them."""
+    from avatarlab.training.face_corpus import make_face_corpus
+
+    make_face_corpus(out / "faces", _made(out / "speech", "corpus"), samples, seed, _every(say, "windows", 1000))
+
+
+def codec(out: Path, minutes: float, seed: int, say: Say) -> Path:
+    from avatarlab.training.codec import train_codec
+
+    return train_codec(_made(out / "speech", "corpus"), out / "codec", minutes=minutes, seed=seed, progress=say)
+
+
+def small_e(out: Path, minutes: float, seed: int, say: Say) -> Path:
+    from safetensors.torch import load_file
+
+    from avatarlab.speech.codec import Codec
+    from avatarlab.training.small_e import train_small_e
+    from avatarlab.training.speech_data import tokenise_corpus
+
+    codec_file = _made(out / "codec/codec.safetensors", "codec")
+    tokens = out / "tokens.safetensors"
+    if not tokens.exists():
+        speech = _made(out / "speech", "corpus")
+        tokenise_corpus(speech, Codec.from_state_dict(load_file(codec_file)), tokens, say)
+    return train_small_e(tokens, codec_file, out / "small_e", minutes=minutes, seed=seed, progress=say)
+
+
+def renderer(out: Path, minutes: float, seed: int, say: Say) -> Path:
+    from avatarlab.training.renderer import train_renderer
+
+    return train_renderer(_made(out / "faces", "faces"), out / "renderer", minutes, seed, say)
+
+
+def motion(out: Path, minutes: float, seed: int, say: Say) -> Path:
+    from avatarlab.training.motion import train_motion
+
+    weights = _made(out / "renderer/renderer.safetensors", "renderer")
+    return train_motion(_made(out / "speech", "corpus"), weights, out / "motion", minutes, seed, say)
+
+
+def model_set(out: Path) -> ModelSet:
+    """Gathers what was trained into OUT/mini with a models.toml; settings as in the bundled set, if there is one."""
+    folder = out / SET_NAME
+    folder.mkdir(parents=True, exist_ok=True)
+    for stage in WEIGHTS:
+        command = stage.replace("_", "-")
+        shutil.copyfile(_made(out / stage / f"{stage}.safetensors", command), folder / f"{stage}.safetensors")
+    settings: dict[str, dict[str, Setting]] = {}
+    with suppress(WeightsError):  # without a bundled set: the defaults of every stage
+        settings = {stage: dict(file.settings) for stage, file in read_model_set().files.items()}
+    return write_model_set(folder, SET_NAME, settings)
+
+
+def _made(path: Path, command: str) -> Path:
+    if not path.exists():
+        raise SettingsError(f"there is no {path}", f"run `avatarlab train {command}` first")
+    return path
+
+
+def _every(say: Say, what: str, step: int) -> Callable[[int, int], None]:
+    def tell(done: int, total: int) -> None:
+        if done % step == 0 or done == total:
+            say(f"{done} of {total} {what}")
+
+    return tell

@@ -1,0 +1,154 @@
+"""Dask workers: processes on this machine, or those of a scheduler that is running already.
+
+A worker process has one thread and declares one slot: the resource `CPU`, or `GPU` with one device each. A worker that
+dies is started again under the same name with the same device.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import dask
+from distributed import Client, Nanny, Scheduler, SpecCluster, Worker
+from distributed.diagnostics.plugin import WorkerPlugin
+
+from avatarlab.errors import SettingsError, WorkerError
+from avatarlab.stages import StageContext
+from tasks.pool import DaskPool
+
+CONNECT_SECONDS = 10
+START_SECONDS = 300
+NO_WORKERS_SECONDS = 300
+DASK_SETTINGS = {
+    "distributed.scheduler.allowed-failures": 1,
+    "distributed.scheduler.no-workers-timeout": f"{NO_WORKERS_SECONDS}s",
+    "distributed.deploy.lost-worker-timeout": "1 hour",  # of 15 s: a slow restart would be taken for a loss
+    "distributed.worker.daemon": True,
+    "distributed.admin.log-format": "%(levelname)s %(name)s: %(message)s",
+}
+QUIET = ("distributed.scheduler", "distributed.nanny", "distributed.worker", "distributed.core", "distributed.shuffle")
+
+
+class OwnSession(WorkerPlugin):
+    """Takes a worker out of the terminal's process group: Ctrl-C is for the command, which lets running work finish."""
+
+    name = "avatarlab-own-session"
+
+    def setup(self, worker: Worker) -> None:  # noqa: ARG002
+        with suppress(PermissionError):  # it leads a session already
+            os.setsid()
+
+
+def slot_of(device: str) -> str:
+    """The Dask resource that work on `device` needs.
+
+    >>> slot_of("cuda:0"), slot_of("cpu")
+    ('GPU', 'CPU')
+    """
+    return "GPU" if device.startswith("cuda") else "CPU"
+
+
+def default_workers(device: str) -> int:
+    """Worker processes on this machine when nobody says how many: one for each GPU, or one for two cores, at least two.
+
+    Two, because one that dies should not stop the other.
+    """
+    if slot_of(device) == "GPU":
+        import torch
+
+        return max(1, torch.cuda.device_count())
+    return max(2, (os.cpu_count() or 2) // 2)
+
+
+@contextmanager
+def open_pool(context: StageContext, workers: int, scheduler: str | None) -> Iterator[DaskPool]:
+    """A pool on `workers` local processes, or on the workers of the scheduler at tcp://HOST:PORT.
+
+    Raises SettingsError when nobody answers there, or no worker there declares the slot that the device needs.
+    """
+    resource = slot_of(context.device)
+    with dask.config.set(DASK_SETTINGS):
+        if scheduler is None:
+            with _local_cluster(workers, resource) as address, _client(address) as client:
+                client.register_plugin(OwnSession())
+                try:
+                    client.wait_for_workers(workers, timeout=START_SECONDS)
+                except TimeoutError as error:
+                    raise WorkerError(
+                        f"{workers} local workers did not start in {START_SECONDS} s", "use fewer --workers"
+                    ) from error
+                yield DaskPool(client, context, resource, workers)
+            return
+        with _client(scheduler) as client:
+            yield DaskPool(client, context, resource, declared_slots(client, scheduler, resource))
+
+
+def declared_slots(client: Client, address: str, resource: str) -> int:
+    """How many slots the workers of a scheduler declare. Raises SettingsError when there is none."""
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    slots = sum(int(worker["resources"].get(resource, 0)) for worker in workers)
+    if slots == 0:
+        raise SettingsError(
+            f"none of the {len(workers)} workers at {address} declares the resource {resource}",
+            f"start workers with `dask worker {address} --nthreads 1 --resources {resource}=1`, or change --device",
+        )
+    return slots
+
+
+@contextmanager
+def _client(address: str) -> Iterator[Client]:
+    try:
+        client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise SettingsError(
+            f"no Dask scheduler answers at {address}", "start `dask scheduler`, or leave out --scheduler"
+        ) from error
+    try:
+        yield client
+    finally:
+        client.close(timeout=5)
+
+
+@contextmanager
+def _local_cluster(count: int, resource: str) -> Iterator[str]:
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    devices = _devices(count) if resource == "GPU" else [""] * count
+    specs = {
+        index: {
+            "cls": Nanny,
+            "options": {
+                "nthreads": 1,
+                "resources": {resource: 1},
+                "dashboard_address": None,
+                "env": _environment(devices[index]),
+                "silence_logs": logging.ERROR,
+            },
+        }
+        for index in range(count)
+    }
+    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0"}}
+    try:
+        cluster = SpecCluster(specs, scheduler, name="avatarlab", silence_logs=False, shutdown_on_close=True)
+    except (OSError, RuntimeError, TimeoutError) as error:
+        raise WorkerError(f"the local workers did not start: {error}", "use fewer --workers, or --scheduler") from error
+    try:
+        yield cluster.scheduler_address
+    finally:
+        cluster.close(timeout=10)
+
+
+def _devices(count: int) -> list[str]:
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    names = [name for name in visible.split(",") if name] or [str(i) for i in range(torch.cuda.device_count())]
+    if not names:
+        raise SettingsError("there is no CUDA device on this machine", "use --device cpu, or --scheduler")
+    return [names[index % len(names)] for index in range(count)]
+
+
+def _environment(device: str) -> dict[str, str]:
+    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    return threads | ({"CUDA_VISIBLE_DEVICES": device} if device else {})
