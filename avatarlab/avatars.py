@@ -18,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
@@ -31,6 +32,7 @@ DEFAULT_BACKGROUND = "#20304a"
 
 SHORTEST_VOICE_SECONDS, LONGEST_VOICE_SECONDS = 3.0, 15.0
 SMALLEST_SIDE, LARGEST_SIDE = 128, 4096
+COVERED = 250  # opacity from which a pixel shows nothing but the presenter
 BLURRED = 8.0  # a photograph scores 35 and more, the same one blurred by a tenth of the eye distance 2
 MAX_CLIP_BYTES = 400 << 20  # of decoded frames, all in memory while a face is drawn
 
@@ -55,8 +57,8 @@ class Avatar:
     """A bundle as its folder says; nothing but `avatar.toml` was understood yet.
 
     `background` is `#rrggbb` or the path of an image in the bundle. The digests are sha256 over what a stage uses:
-    `voice_digest` the voice clip and its transcript; `picture_digest` the picture and its landmarks (or the version of
-    the code that finds them); `matte_digest` the matte file, "" without one."""
+    `voice_digest` the voice clip and its transcript; `picture_digest` what `avatar_frames` is made of: picture, landmarks
+    (or the version of the code that finds them) and matte; `matte_digest` the matte file alone, "" without one."""
 
     id: str
     folder: Path
@@ -183,7 +185,8 @@ def _load(folder: Path, id: str) -> Avatar:
         matte=matte,
         voice=voice,
         voice_digest=_digest(transcript.encode(), voice),
-        picture_digest=_digest(picture, landmarks or f"face {face.VERSION}".encode()),
+        # the matte decides the colours along the presenter's edge, so it belongs to the picture
+        picture_digest=_digest(picture, landmarks or f"face {face.VERSION}".encode(), matte or b""),
         matte_digest=_digest(matte) if matte else "",
     )
 
@@ -221,8 +224,11 @@ def _digest(*parts: Path | bytes) -> str:
 def avatar_frames(avatar: Avatar) -> AvatarFrames:
     """Decode the picture, its matte and its landmarks; odd last rows and columns are cut off.
 
+    Where a matte file says that the presenter covers a pixel in part, the picture shows a mixture with its own
+    background there; those pixels get the colour of the presenter beside them, or a rim would be seen before any other
+    background. (In a picture with opacity of its own, colours are unmixed already.)
     Raises `AvatarError` where they do not fit together or hold no face, `MediaError` for files that cannot be read."""
-    _check_clip_size(avatar)
+    _clip_frame_count(avatar)
     frames = _even(_stack(_picture_frames(avatar), avatar.picture.name))
     count, height, width = frames.shape[:3]
     matte = _matte(avatar)
@@ -235,6 +241,9 @@ def avatar_frames(avatar: Avatar) -> AvatarFrames:
                 "make both alike, or remove the matte",
             )
         matte = np.broadcast_to(matte, (count, height, width))
+        if avatar.matte is not None:
+            for frame, opacity in zip(frames, matte, strict=True):
+                _clean_edges(frame, opacity)
     if avatar.landmarks is not None:
         landmarks, found = _read_landmarks(avatar, count), np.ones(count, bool)
     else:
@@ -271,6 +280,17 @@ def _matte(avatar: Avatar) -> UInt8[np.ndarray, "n h w"] | None:
     return _stack(read_grey_frames(avatar.matte, fps=FPS), avatar.matte.name)
 
 
+def _clean_edges(frame: UInt8[np.ndarray, "h w 3"], opacity: UInt8[np.ndarray, "h w"]) -> None:
+    """Replace, in place, the colours of half-covered pixels by the mean of the covered ones within 5 pixels."""
+    covered = (opacity >= COVERED).astype(np.uint8)
+    sums = cv2.boxFilter(
+        frame * covered[:, :, None], cv2.CV_16U, (11, 11), normalize=False, borderType=cv2.BORDER_CONSTANT
+    )
+    counts = cv2.boxFilter(covered, cv2.CV_16U, (11, 11), normalize=False, borderType=cv2.BORDER_CONSTANT)
+    at = np.nonzero((opacity > 0) & (covered == 0) & (counts > 0))
+    frame[at] = (sums[at] + counts[at][:, None] // 2) // counts[at][:, None]
+
+
 def _read_landmarks(avatar: Avatar, count: int) -> Float32[np.ndarray, "n 68 2"]:
     assert avatar.landmarks is not None
     try:
@@ -289,10 +309,10 @@ def _read_landmarks(avatar: Avatar, count: int) -> Float32[np.ndarray, "n 68 2"]
     return points.astype(np.float32)
 
 
-def _check_clip_size(avatar: Avatar) -> None:
-    """Refuse what would not fit into memory before a single frame is decoded."""
+def _clip_frame_count(avatar: Avatar) -> int:
+    """Frames that the picture will have; what would not fit into memory is refused before a frame is decoded."""
     if not avatar.is_clip:
-        return
+        return 1
     info = probe(avatar.picture)
     if 3 * info.width * info.height * info.video_seconds * FPS > MAX_CLIP_BYTES:
         raise AvatarError(
@@ -300,6 +320,7 @@ def _check_clip_size(avatar: Avatar) -> None:
             f"large",
             "scale it down, or cut it to a few seconds",
         )
+    return round(info.video_seconds * FPS)
 
 
 def _no_face(avatar: Avatar) -> AvatarError:
@@ -332,8 +353,7 @@ def validate_avatar(avatar: Avatar) -> None:
 
 
 def _check_picture(avatar: Avatar) -> Iterator[Finding]:
-    _check_clip_size(avatar)
-    count = round(probe(avatar.picture).video_seconds * FPS) if avatar.is_clip else 1
+    count = _clip_frame_count(avatar)
     frame = next(islice(_picture_frames(avatar), 1))
     height, width = frame.shape[:2]
     size = f"{count} frames of {width}x{height}" if avatar.is_clip else f"{width}x{height}"

@@ -279,7 +279,7 @@ def _place(avatar: AvatarFrames, layout: str, width: int, height: int) -> _Place
     else:
         margin = round(PIP_MARGIN * height)
         x = right - margin if layout.endswith("right") else margin
-        y = bottom - margin if layout.startswith("pip-bottom") else margin
+        y = bottom - (0 if standing else margin) if layout.startswith("pip-bottom") else margin
     return _Place(x, y, inner_width, inner_height, scale_64ths, cut_left, cut_top)
 
 

@@ -131,7 +131,7 @@ class TestDigests:
             ("voice.wav", {"voice_digest"}),
             ("picture.mp4", {"picture_digest"}),
             ("landmarks.npy", {"picture_digest"}),
-            ("matte.mp4", {"matte_digest"}),
+            ("matte.mp4", {"matte_digest", "picture_digest"}),
         ],
     )
     def test_each_changes_with_the_files_that_its_stages_use(self, clip: Path, name: str, changed: set[str]) -> None:
@@ -184,6 +184,18 @@ class TestFrames:
         matte = avatar_frames(load(clip)).matte
         assert matte is not None
         np.testing.assert_array_equal(matte, np.repeat(sway(1)[1], 10, 0))
+
+    def test_half_covered_pixels_have_the_presenters_colour_and_no_rim_of_the_old_background(self, clip: Path) -> None:
+        rows, columns = np.mgrid[0:256, 0:256]
+        opacity = np.clip((60 - np.hypot(rows - 128, columns - 128)) * 60, 0, 255).astype(np.uint8)
+        share = opacity[..., None] / 255
+        frame = np.rint(share * (200, 30, 30) + (1 - share) * (255, 255, 255)).astype(np.uint8)
+        write_lossless(clip / "picture.mp4", [frame] * 10)
+        write_lossless(clip / "matte.mp4", [opacity] * 10)
+        seen = avatar_frames(load(clip)).frames[3]
+        assert ((opacity > 0) & (opacity < 250)).sum() > 300
+        assert np.abs(seen[opacity > 0].astype(int) - (200, 30, 30)).max() <= 5
+        assert (seen[opacity == 0] == 255).all()
 
     def test_a_matte_of_another_length_or_size_is_refused(self, clip: Path) -> None:
         write_lossless(clip / "matte.mp4", sway(9)[1])

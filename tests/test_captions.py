@@ -74,7 +74,7 @@ def read_srt(content: str) -> list[tuple[int, int, list[str]]]:
 def visible(text: str) -> list[str]:
     """The lines a reader should get: no control characters, single spaces, no blank line."""
     lines = []
-    for line in text.replace("\ud800", "?").splitlines():
+    for line in re.sub("[\ud800-\udfff]", "?", text).splitlines():
         words = "".join(" " if ord(letter) < 32 or ord(letter) == 127 else letter for letter in line).split()
         if words:
             lines.append(" ".join(words))

@@ -27,7 +27,7 @@ from avatarlab.compose import (
 from avatarlab.errors import AvatarLabError, MediaError, SettingsError
 from avatarlab.media import VideoWriter, probe, read_audio, read_frames, read_image, write_lossless, write_wav
 
-quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 PICTURE_SIDE = 128
 WINDOW = (40, 44)  # rows, columns
@@ -267,7 +267,7 @@ class TestVideo:
             return most
 
         peak(2)
-        assert peak(30) - peak(3) < 300_000
+        assert peak(12) - peak(2) < 200_000
 
     @pytest.mark.parametrize(
         ("wrong", "message"),
