@@ -135,10 +135,11 @@ class Row:
 
 @dataclass(frozen=True)
 class InvalidRow:
-    """A row with problems: enough to answer for it in the results."""
+    """A row with problems: enough to answer for it in the results, and the bundles it names, by column, to check those too."""
 
     number: int
     id: str
+    bundles: tuple[tuple[str, str], ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -231,13 +232,13 @@ def read_manifest(path: Path | str) -> Manifest:
         checks = _Checks(number, {name: values[index] for name, values in source.values.items()}, source.refused)
         broken = number in source.broken
         row = None if broken else checks.row()
-        if row is not None and first_use.setdefault(row.id, number) != number:
-            checks.add(
-                "id", f"the id {row.id!r} is already that of row {first_use[row.id]}", "give every row its own id"
-            )
+        own = checks.names.get("id")
+        if own is not None and first_use.setdefault(own, number) != number:
+            checks.add("id", f"the id {own!r} is already that of row {first_use[own]}", "give every row its own id")
         problems += checks.problems
         if row is None or checks.problems or unreadable:
-            invalid.append(InvalidRow(number, checks.id))
+            bundles = tuple((name, value) for name, value in checks.names.items() if name != "id")
+            invalid.append(InvalidRow(number, checks.id, bundles))
         else:
             rows.append(replace(row, extra={name: column[index] for name, column in source.extra_values.items()}))
     problems.sort(key=lambda problem: problem.row)
@@ -357,6 +358,7 @@ class _Checks:
         self.refused = refused
         self.problems: list[Problem] = []
         self.id = _shown(_decoded(values.get("id")))
+        self.names: dict[str, str] = {}
 
     def add(self, column: str, message: str, remedy: str) -> None:
         self.problems.append(Problem(self.number, self.id, column, message, remedy))
@@ -427,7 +429,10 @@ class _Checks:
         """An id that is safe as a folder name."""
         rule = "use letters, digits, '.', '_' and '-', starting with a letter or digit, at most 128"
         name = self._needed_text(column, f"the {column} is empty", rule) if needed else self._text(column)
-        if name is None or (re.fullmatch(ID_PATTERN, name) and ".." not in name):
+        if name is None:
+            return None
+        if re.fullmatch(ID_PATTERN, name) and ".." not in name:
+            self.names[column] = name
             return name
         if "/" in name or "\\" in name or ".." in name:
             self.add(column, f"{_shown(name)!r} could leave its folder ('/', '\\' or '..')", rule)

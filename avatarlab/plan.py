@@ -84,6 +84,11 @@ def plan_rows(manifest: Manifest, avatar_roots: Sequence[Path], folder: Path) ->
             return error
 
     rows, problems, cast = [], list(manifest.problems), {}
+    for refused in manifest.invalid:
+        for column, id in refused.bundles:
+            found = avatar(id)
+            if isinstance(found, AvatarError):
+                problems.append(Problem(refused.number, refused.id, column, found.message, found.remedy))
     for row in manifest.rows:
         before = len(problems)
         ids = dict.fromkeys([("avatar", row.avatar), ("voice", row.voice or row.avatar)])

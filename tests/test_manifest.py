@@ -241,6 +241,7 @@ class TestBadCells:
             (2, "script"),
             (2, "layout"),
             (4, "avatar"),
+            (4, "id"),
         ]
         assert [row.number for row in manifest.rows] == [1, 3]
 
@@ -476,3 +477,11 @@ class TestColumns:
     def test_the_description_names_every_column(self) -> None:
         names = re.findall(r"^\| `(\w+)` \|", columns_markdown(), re.MULTILINE)
         assert names == [column.name for column in (*MANIFEST_COLUMNS, *RESULT_COLUMNS)]
+
+
+def test_an_id_is_a_duplicate_even_of_a_row_that_is_wrong_otherwise(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.csv"
+    path.write_text("id,script,avatar\nx,,ada\nx,Good morning.,ada\n")
+    manifest = read_manifest(path)
+    assert [(problem.row, problem.column) for problem in manifest.problems] == [(1, "script"), (2, "id")]
+    assert not manifest.rows

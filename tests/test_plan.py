@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from avatarlab.artifacts import STAGES, Artifacts
 from avatarlab.avatars import Avatar, Consent
 from avatarlab.errors import WeightsError
-from avatarlab.manifest import Row
-from avatarlab.plan import BATCH_LIMITS, Batch, Finished, PlannedRow, RenderGraph
+from avatarlab.manifest import Row, read_manifest
+from avatarlab.plan import BATCH_LIMITS, Batch, Finished, PlannedRow, RenderGraph, plan_rows
 from avatarlab.stages import (
     AudioItem,
     FaceItem,
@@ -298,3 +298,10 @@ def test_a_renderer_that_is_no_safetensors_file_is_an_error_with_a_remedy(tmp_pa
     path.write_bytes(data)
     with pytest.raises(WeightsError, match="cannot be read"):
         lip_space(path)
+
+
+def test_a_row_refused_for_its_script_is_told_of_its_avatar_too(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.csv"
+    path.write_text("id,script,avatar,voice\nx,,nobody,ada\n")
+    problems = plan_rows(read_manifest(path), [], tmp_path).problems
+    assert sorted(problem.column for problem in problems) == ["avatar", "script"]
