@@ -27,7 +27,14 @@ DASK_SETTINGS = {
     "distributed.worker.daemon": True,
     "distributed.admin.log-format": "%(levelname)s %(name)s: %(message)s",
 }
-QUIET = ("distributed.scheduler", "distributed.nanny", "distributed.worker", "distributed.core", "distributed.shuffle")
+QUIET = (
+    "distributed.http.proxy",
+    "distributed.scheduler",
+    "distributed.nanny",
+    "distributed.worker",
+    "distributed.core",
+    "distributed.shuffle",
+)
 
 
 class OwnSession(WorkerPlugin):

@@ -30,7 +30,7 @@ ROWS: list[dict[str, object]] = [
         "title": "How far away is the moon?",
         "avatar": "ben",
         "script": (
-            "How far away is the moon? In 1969 Dr. Hall sent light to it and back. [pause 1.0] "
+            "How far away is the moon? In 1969 Dr. Faller sent light to it and back. [pause 1.0] "
             "The light was on its way for 2.5 seconds. So the moon is 384 thousand kilometers away.\n\n"
             "We never see it as it is now."
         ),

@@ -37,6 +37,14 @@ def save_atomically(value: object, path: Path) -> None:
     temporary.replace(path)
 
 
+def half_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights as they are shipped: 16 bits, but rotary frequencies, which multiply positions, in full."""
+    return {
+        key: (value.half() if value.is_floating_point() and ".rotary." not in key else value).contiguous()
+        for key, value in tensors.items()
+    }
+
+
 class MovingAverage:
     """Exponential moving average of a network's floating-point state, warmed up so that early steps count less."""
 

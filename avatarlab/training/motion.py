@@ -29,6 +29,7 @@ from avatarlab.training.loop import (
     MovingAverage,
     Progress,
     Stateful,
+    half_weights,
     learning_rate,
     save_atomically,
     set_learning_rate,
@@ -321,12 +322,8 @@ def train_motion(
 
 def save_motion(motion: Motion, path: Path) -> None:
     """Writes the weights in half precision, atomically."""
-    tensors = {
-        key: (value.half() if value.is_floating_point() else value).contiguous()
-        for key, value in motion.state_dict().items()
-    }
     partial = path.with_suffix(".partial")
-    save_file(tensors, partial)
+    save_file(half_weights(motion.state_dict()), partial)
     partial.replace(path)
 
 

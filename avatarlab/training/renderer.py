@@ -26,6 +26,7 @@ from avatarlab.training.loop import (
     MovingAverage,
     Progress,
     Stateful,
+    half_weights,
     learning_rate,
     save_atomically,
     set_learning_rate,
@@ -252,12 +253,8 @@ def train_renderer(
 
 def save_renderer(renderer: Renderer, path: Path) -> None:
     """Writes the published layout in half precision, atomically."""
-    tensors = {
-        key: (value.half() if value.is_floating_point() else value).contiguous()
-        for key, value in renderer.published_state_dict().items()
-    }
     partial = path.with_suffix(".partial")
-    save_file(tensors, partial)
+    save_file(half_weights(renderer.published_state_dict()), partial)
     partial.replace(path)
 
 

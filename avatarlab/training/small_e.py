@@ -19,7 +19,15 @@ from torch import Tensor
 from avatarlab.speech.delay import delay
 from avatarlab.speech.small_e import BOS, EOS, FIRST_CODE, PAD, SmallE, SmallEConfig, token_loss
 from avatarlab.text import UNIT_COUNT
-from avatarlab.training.loop import MovingAverage, Progress, Stateful, learning_rate, set_learning_rate, train_loop
+from avatarlab.training.loop import (
+    MovingAverage,
+    Progress,
+    Stateful,
+    half_weights,
+    learning_rate,
+    set_learning_rate,
+    train_loop,
+)
 from avatarlab.training.speech_data import STEP_SECONDS, Spoken, chain, load_spoken
 
 CHAIN_LENGTHS = (1, 2, 2, 2, 3)
@@ -167,7 +175,7 @@ def train_small_e(
     path = out / "small_e.safetensors"
 
     def write() -> None:
-        save_file({key: value.contiguous() for key, value in average.average.items()}, path.with_suffix(".partial"))
+        save_file(half_weights(average.average), path.with_suffix(".partial"))
         path.with_suffix(".partial").replace(path)
         loss = held_out_loss(SmallE.from_state_dict(average.average), held_out[:80])
         with (out / "held_out.jsonl").open("a", encoding="utf-8") as file:
