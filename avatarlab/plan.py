@@ -16,6 +16,8 @@ Keys hold the content of what came before, so the key of a later stage is known 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from heapq import heappop, heappush
+from itertools import count
 from math import fsum
 from pathlib import Path
 
@@ -188,7 +190,8 @@ class RenderGraph:
         self._made_with = made_with
         self._items: dict[Node, Item] = {}
         self._unresolved: dict[str, dict[str, None]] = {stage: {} for stage in STAGES}
-        self._ready: dict[str, dict[str, None]] = {stage: {} for stage in STAGES}
+        self._ready: dict[str, list[tuple[int, int, str]]] = {stage: [] for stage in STAGES}  # heaps: row, number, key
+        self._numbers = count()
         self._outcomes: dict[Node, Outcome] = {}
         self._line_waiters: dict[Node, list[Line]] = {}
         self._row_waiters: dict[Node, list[int]] = {}
@@ -216,27 +219,29 @@ class RenderGraph:
                     if key in found:
                         self._settle(Outcome(stage, key, found[key], found=True))
                     else:
-                        self._ready[stage][key] = None
+                        heappush(self._ready[stage], (self._first_row((stage, key)), next(self._numbers), key))
 
     def next_batch(self, slots: int) -> Batch | None:
         """The next work to start, or None when nothing can be started now.
 
-        Later stages go first, so that rows are finished one after another; a batch is small when little is ready, so
-        that `slots` workers all have work. Lines about as long as the first one waiting go with it.
+        Later stages and earlier rows go first, so that rows are finished one after another; a batch is small when
+        little is ready, so that `slots` workers all have work. Lines about as long as the first one go with it.
         """
         for stage in reversed(STAGES):
             ready = self._ready[stage]
             if not ready:
                 continue
             limit = BATCH_LIMITS[stage]
-            keys = list(ready)[: limit * slots]
-            first = self._size((stage, keys[0]))
-            keys.sort(key=lambda key: abs(self._size((stage, key)) - first))
-            keys = keys[: min(limit, -(-len(keys) // slots))]
-            for key in keys:
-                del ready[key]
+            waiting = [heappop(ready) for _ in range(min(len(ready), limit * slots))]
+            sizes = [self._size((stage, key)) for _, _, key in waiting]
+            alike = sorted(range(len(waiting)), key=lambda index: abs(sizes[index] - sizes[0]))
+            taken = set(alike[: min(limit, -(-len(waiting) // slots))])
+            for index, entry in enumerate(waiting):
+                if index not in taken:
+                    heappush(ready, entry)
             self._batches += 1
-            return Batch(self._batches, stage, tuple(self._items[stage, key] for key in keys))
+            items = tuple(self._items[stage, key] for index, (_, _, key) in enumerate(waiting) if index in taken)
+            return Batch(self._batches, stage, items)
         return None
 
     def report(self, outcomes: Iterable[Outcome]) -> None:
@@ -287,6 +292,11 @@ class RenderGraph:
         """Units by stage that are there or have failed, counted in lines and rows."""
         counts = {stage: sum(stage in state.actions for state in self._lines.values()) for stage in LINE_STAGES}
         return {**counts, "video": sum(state.delivered for state in self._rows)}
+
+    def _first_row(self, node: Node) -> int:
+        """The earliest row that waits for this: its number in the run."""
+        lines = self._line_waiters.get(node, [])
+        return min([*self._row_waiters.get(node, []), *(self._lines[line].rows[0] for line in lines)])
 
     def _size(self, node: Node) -> int:
         item = self._items[node]

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from avatarlab.errors import AvatarLabError, InputError, ManifestError, Problem
 from flows.launch import launch
@@ -379,7 +379,7 @@ def report_as_data(report: Report) -> dict[str, object]:
 
 
 def _print_report(report: Report) -> None:
-    table = Table("id", "status", "seconds", "video")
+    table = Table("id", "status", "seconds", Column("video", overflow="fold"))
     for row in report.rows:
         length = f"{row.duration_seconds:.2f}" if row.duration_seconds is not None else ""
         table.add_row(row.id, row.status, length, row.video_uri or "")

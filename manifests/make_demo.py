@@ -20,7 +20,7 @@ ROWS: list[dict[str, object]] = [
             "White light holds every color of the rainbow. A drop of rain bends each color a little. "
             "That is why we see a rainbow after the rain."
         ),
-        "background": "#2b4a5e",
+        "background": "#d9cdbd",
         "width": 1280,
         "height": 720,
         "course": "Physics for everyone",

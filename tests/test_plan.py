@@ -263,6 +263,26 @@ def test_rows_that_can_be_finished_are_finished_before_new_ones_are_begun(artifa
     assert first.stage == "video"
 
 
+def test_of_one_stage_the_earlier_rows_go_first_whatever_became_ready_first(artifacts: Artifacts) -> None:
+    rows = [
+        planned("one", "a long sentence with very many words in it."),
+        *(planned(f"r{n}", f"{n}.") for n in "abcde"),
+    ]
+    graph = RenderGraph(rows, CAST, RECIPE)
+    graph.resolve(artifacts.find)
+    tokens = list(iter(lambda: graph.next_batch(slots=2), None))
+    for batch in reversed(tokens):
+        graph.report(work(artifacts, batch))
+        graph.resolve(artifacts.find)
+    audio = graph.next_batch(slots=2)
+    assert audio is not None
+    assert audio.stage == "audio"
+    long_one = tokens[0].items[0]
+    assert isinstance(long_one, TokensItem)
+    made = artifacts.find("tokens", [long_one.key])[long_one.key]
+    assert any(isinstance(item, AudioItem) and item.codes == made.outputs["codes.npy"] for item in audio.items)
+
+
 def test_the_plan_counts_what_is_there_and_what_is_to_be_made(artifacts: Artifacts) -> None:
     run(artifacts, [planned("one", "first.")])
     graph = RenderGraph([planned("one", "first."), planned("two", "second.", "third.")], CAST, RECIPE)
