@@ -24,7 +24,7 @@ from avatarlab import FPS
 from avatarlab.artifacts import ID_PATTERN, STAGES, Artifacts, SetAside
 from avatarlab.errors import ManifestError, SettingsError, StoreError
 from avatarlab.keys import video_version
-from avatarlab.manifest import InvalidRow, Manifest, ResultRow, read_manifest, write_manifest, write_results
+from avatarlab.manifest import InvalidRow, Manifest, ResultRow, answered, read_manifest, write_manifest, write_results
 from avatarlab.models import ModelSet, read_model_set
 from avatarlab.plan import Batch, Finished, Planned, PlannedRow, RenderGraph, plan_rows
 from avatarlab.stages import LINE_STAGES, VERSIONS, Outcome, Recipe, Said, StageContext, recipe
@@ -189,7 +189,7 @@ def carry_out(prepared: Prepared, starter: Starter | None, stop: threading.Event
     write_results(store, rows, prepared.manifest, name)
     return Report(
         run_id=prepared.run_id,
-        rows=_with_invalid(rows, prepared.manifest),
+        rows=answered(rows, prepared.manifest),
         results_uri=store.public_uri(name),
         interrupted=stop.is_set(),
         seconds=time.monotonic() - started,
@@ -270,17 +270,6 @@ def _cut_off(prepared: Prepared, planned: PlannedRow) -> ResultRow:
         notes=planned.notes,
         models_digest=prepared.models.set_digest,
     )
-
-
-def _with_invalid(rows: Sequence[ResultRow], manifest: Manifest) -> tuple[ResultRow, ...]:
-    numbers = {row.id: row.number for row in manifest.rows}
-    numbered = [(numbers[row.id], row) for row in rows]
-    for refused in manifest.invalid:
-        own = [problem for problem in manifest.problems if problem.row == refused.number]
-        error = "; ".join(f"{problem.column}: {problem.message}" for problem in own)
-        remedy = "; ".join(dict.fromkeys(problem.remedy for problem in own))
-        numbered.append((refused.number, ResultRow(refused.id, "failed", error=error, remedy=remedy)))
-    return tuple(row for _, row in sorted(numbered, key=lambda pair: pair[0]))
 
 
 def _duration(finished: Finished) -> float | None:

@@ -11,14 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors.torch import save_file
 from torch import Tensor
 from vector_quantize_pytorch import VectorQuantize
 
 from avatarlab import SAMPLE_RATE_HZ
 from avatarlab.speech.codec import Codec, CodecConfig, log_mel
 from avatarlab.training.corpus import read_corpus, read_wav
-from avatarlab.training.loop import Progress, half_weights, learning_rate, set_learning_rate, train_loop
+from avatarlab.training.loop import Progress, learning_rate, save_weights, set_learning_rate, train_loop
 
 CROP_SAMPLES = SAMPLE_RATE_HZ
 WARM_STEPS = 300
@@ -95,7 +94,7 @@ def train_codec(
         codec.codebook.data.copy_(quantiser.codebook.reshape_as(codec.codebook))
         distance = held_out_distance(codec.eval(), crops)
         codec.train()
-        save_file(half_weights(codec.state_dict()), path)
+        save_weights(codec.state_dict(), path)
         (out / "codec.score.json").write_text(json.dumps({"held_out_log_mel_l1": round(distance, 4)}))
         progress(f"held-out log-mel L1 {distance:.4f}, written to {path}")
 

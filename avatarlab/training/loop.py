@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 
@@ -37,12 +38,15 @@ def save_atomically(value: object, path: Path) -> None:
     temporary.replace(path)
 
 
-def half_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights as they are shipped: 16 bits, but rotary frequencies, which multiply positions, in full."""
-    return {
+def save_weights(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Writes weights as they are shipped, atomically: 16 bits, but rotary frequencies, which multiply positions, in full."""
+    shipped = {
         key: (value.half() if value.is_floating_point() and ".rotary." not in key else value).contiguous()
         for key, value in tensors.items()
     }
+    partial = path.with_suffix(".partial")
+    save_file(shipped, partial)
+    partial.replace(path)
 
 
 class MovingAverage:

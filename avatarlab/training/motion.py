@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from avatarlab import SAMPLES_PER_VIDEO_FRAME
@@ -29,9 +29,9 @@ from avatarlab.training.loop import (
     MovingAverage,
     Progress,
     Stateful,
-    half_weights,
     learning_rate,
     save_atomically,
+    save_weights,
     set_learning_rate,
     train_loop,
 )
@@ -316,15 +316,8 @@ def train_motion(
     train_loop(out_dir, parts, step, minutes=minutes, progress=progress, checkpoint_seconds=60.0)
     save_atomically(table.state_dict(), out_dir / "table.pt")
     path = out_dir / "motion.safetensors"
-    save_motion(_averaged(average, config), path)
+    save_weights(_averaged(average, config).state_dict(), path)
     return path
-
-
-def save_motion(motion: Motion, path: Path) -> None:
-    """Writes the weights in half precision, atomically."""
-    partial = path.with_suffix(".partial")
-    save_file(half_weights(motion.state_dict()), partial)
-    partial.replace(path)
 
 
 def _averaged(average: MovingAverage, config: MotionConfig) -> Motion:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from avatarlab.errors import InputError
@@ -26,9 +26,9 @@ from avatarlab.training.loop import (
     MovingAverage,
     Progress,
     Stateful,
-    half_weights,
     learning_rate,
     save_atomically,
+    save_weights,
     set_learning_rate,
     train_loop,
 )
@@ -246,16 +246,9 @@ def train_renderer(
     parts: dict[str, Stateful] = {"renderer": renderer, "guess": guess, "optimiser": optimiser, "average": average}
     train_loop(out_dir, parts, step, minutes=minutes, progress=progress, checkpoint_seconds=60.0)
     path = out_dir / "renderer.safetensors"
-    save_renderer(_averaged(average, config), path)
+    save_weights(_averaged(average, config).published_state_dict(), path)
     save_atomically(guess.state_dict(), out_dir / "guess.pt")
     return path
-
-
-def save_renderer(renderer: Renderer, path: Path) -> None:
-    """Writes the published layout in half precision, atomically."""
-    partial = path.with_suffix(".partial")
-    save_file(half_weights(renderer.published_state_dict()), partial)
-    partial.replace(path)
 
 
 def _averaged(average: MovingAverage, config: RendererConfig) -> Renderer:

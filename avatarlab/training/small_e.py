@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from avatarlab.speech.delay import delay
@@ -23,8 +23,8 @@ from avatarlab.training.loop import (
     MovingAverage,
     Progress,
     Stateful,
-    half_weights,
     learning_rate,
+    save_weights,
     set_learning_rate,
     train_loop,
 )
@@ -175,8 +175,7 @@ def train_small_e(
     path = out / "small_e.safetensors"
 
     def write() -> None:
-        save_file(half_weights(average.average), path.with_suffix(".partial"))
-        path.with_suffix(".partial").replace(path)
+        save_weights(average.average, path)
         loss = held_out_loss(SmallE.from_state_dict(average.average), held_out[:80])
         with (out / "held_out.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": average.updates, "cross_entropy": round(loss, 4)}) + "\n")
