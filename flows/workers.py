@@ -37,12 +37,16 @@ QUIET = (
 )
 
 
-class OwnSession(WorkerPlugin):
-    """Takes a worker out of the terminal's process group: Ctrl-C is for the command, which lets running work finish."""
+class LocalWorker(WorkerPlugin):
+    """Takes a worker out of the terminal's process group: Ctrl-C is for the command, which lets running work finish.
 
-    name = "avatarlab-own-session"
+    Dask's own messages are silenced there as here: what matters is told by outcomes and by our own log.
+    """
+
+    name = "avatarlab-local-worker"
 
     def setup(self, worker: Worker) -> None:  # noqa: ARG002
+        _silence()
         with suppress(PermissionError):  # it leads a session already
             os.setsid()
 
@@ -78,7 +82,7 @@ def open_pool(context: StageContext, workers: int, scheduler: str | None) -> Ite
     with dask.config.set(DASK_SETTINGS):
         if scheduler is None:
             with _local_cluster(workers, resource) as address, _client(address) as client:
-                client.register_plugin(OwnSession())
+                client.register_plugin(LocalWorker())
                 try:
                     client.wait_for_workers(workers, timeout=START_SECONDS)
                 except TimeoutError as error:
@@ -119,8 +123,7 @@ def _client(address: str) -> Iterator[Client]:
 
 @contextmanager
 def _local_cluster(count: int, resource: str) -> Iterator[str]:
-    for name in QUIET:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    _silence()
     devices = _devices(count) if resource == "GPU" else [""] * count
     specs = {
         index: {
@@ -144,6 +147,11 @@ def _local_cluster(count: int, resource: str) -> Iterator[str]:
         yield cluster.scheduler_address
     finally:
         cluster.close(timeout=10)
+
+
+def _silence() -> None:
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _devices(count: int) -> list[str]:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import cloudpickle
@@ -24,7 +24,8 @@ from avatarlab.media import probe
 from avatarlab.plan import Batch
 from avatarlab.stages import Item, Outcome, StageContext, TokensItem
 from flows.drive import PASSES
-from flows.session import ThreadStarter, carry_out, metadata, prepare
+from flows.server import prefect_server
+from flows.session import Request, ThreadStarter, carry_out, metadata, prepare
 from flows.workers import default_workers, open_pool, slot_of
 from tasks.pool import DaskPool, Slots
 
@@ -366,56 +367,90 @@ def test_a_device_needs_its_slot_and_a_worker_for_each() -> None:
 # --- Prefect ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_the_command_runs_under_prefect_on_dask_and_every_task_run_is_recorded(fresh: World) -> None:
-    home = fresh.folder / "prefect"
-    environment = {**os.environ, "AVATARLAB_PREFECT_HOME": str(home)}
-    environment.pop("PREFECT_API_URL", None)
-    request = fresh.request(ONE, TWO)
+def render_command(request: Request) -> list[str]:
     command = [sys.executable, "-c", "from flows.cli import main; main()", "render", request.manifest, "--json"]
     command += ["--store", request.store, "--models", str(request.models), "--avatars", request.avatars[0]]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=1000)
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
-    assert report["counts"] == {"done": 2}
-    assert "Traceback" not in done.stderr
-    with sqlite3.connect(home / "prefect.db") as database:
-        flow_runs = database.execute("select name, state_type from flow_run").fetchall()
-        task_runs = database.execute("select name, state_name from task_run").fetchall()
-    assert flow_runs == [(f"render-{report['run_id']}", "COMPLETED")]
-    stages = [name.partition("-")[0] for name, _ in task_runs]
-    assert {"tokens", "audio", "motion", "face", "video"} == set(stages)
-    assert {state for _, state in task_runs} == {"Completed"}
+    return [*command, "--workers", "1"]
 
-    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=1000)
-    assert again.returncode == 0, again.stderr
-    assert json.loads(again.stdout)["counts"] == {"cached": 2}
-    assert "no worker, engine or Prefect server is started" in again.stderr
+
+def environment(home: Path) -> dict[str, str]:
+    return {**os.environ, "AVATARLAB_PREFECT_HOME": str(home)}
+
+
+def recorded(home: Path, query: str) -> list[tuple[str, ...]]:
+    with sqlite3.connect(home / "prefect.db") as database:
+        return database.execute(query).fetchall()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_an_interrupted_command_keeps_what_is_finished_and_goes_on_when_it_is_given_again(fresh: World) -> None:
+def test_an_interrupted_command_records_it_keeps_what_is_finished_and_goes_on_when_given_again(
+    fresh: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
     rows = [{"id": f"row-{n}", "script": f"This is number {n}. It says {n} times {n}. Bye."} for n in range(8)]
     request = fresh.request(*rows)
-    command = [sys.executable, "-c", "from flows.cli import main; main()", "render", request.manifest, "--json"]
-    command += ["--store", request.store, "--models", str(request.models), "--avatars", request.avatars[0]]
-    command += ["--no-prefect", "--workers", "1"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    home = fresh.folder / "prefect"
+    with subprocess.Popen(
+        render_command(request),
+        env=environment(home),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
         while process.poll() is None and not (fresh.store / "actions/motion").exists():
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=1000)
     assert process.returncode == 130, err
-    report = json.loads(out)
-    assert report["interrupted"]
+    assert json.loads(out)["interrupted"]
     assert "Traceback" not in err
-    finished = len(list((fresh.store / "actions").rglob("*.json")))
-    assert finished > 0
+    assert recorded(home, "select state_type from flow_run") == [("CANCELLED",)]
+    assert {state for (state,) in recorded(home, "select state_type from task_run")} == {"COMPLETED"}
+
+    kept = len(list((fresh.store / "actions").rglob("*.json")))
     after, made = render_inline(request)
     assert after.exit_code == 0
-    assert sum(made.values()) + finished == len(list((fresh.store / "actions").rglob("*.json")))
+    assert kept > 0
+    assert kept + sum(made.values()) == len(list((fresh.store / "actions").rglob("*.json")))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_flow_runs_from_the_command_and_as_a_deployment_and_tells_prefect_the_truth(
+    fresh: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    home = fresh.folder / "prefect"
+    monkeypatch.setenv("AVATARLAB_PREFECT_HOME", str(home))
+    request = fresh.request(ONE, TWO)
+    with prefect_server() as server:
+        server.wait()
+        for counts in ({"done": 2}, {"cached": 2}):
+            done = subprocess.run(render_command(request), capture_output=True, text=True, check=False, timeout=1000)
+            assert done.returncode == 0, done.stderr
+            assert json.loads(done.stdout)["counts"] == counts
+            assert "Traceback" not in done.stderr
+        parameters = asdict(fresh.request(ONE, {"id": "three", "script": "Good morning. And more."}, workers=1))
+        code = f"from flows.render import render; print(render(**{parameters!r}))"
+        deployed = subprocess.run(
+            [sys.executable, "-c", f"if __name__ == '__main__': {code}"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=1000,
+        )
+        assert deployed.stdout == "{'done': 1, 'cached': 1}\n", deployed.stderr
+    assert server.process is not None
+    assert server.process.poll() is not None
+    runs = recorded(home, "select id, state_name from flow_run order by start_time")
+    assert [state for _, state in runs] == ["Completed", "Cached", "Completed"]
+    by_run = [recorded(home, f"select name, state_name from task_run where flow_run_id = '{id}'") for id, _ in runs]
+    stages = {"tokens", "audio", "motion", "face", "video"}
+    assert {name.partition("-")[0] for name, _ in by_run[0]} == stages
+    assert {state for _, state in by_run[0]} == {"Completed"}
+    assert {(name, state) for name, state in by_run[1]} == {(f"{stage}-cached", "Cached") for stage in stages}
+    assert {state for _, state in by_run[2]} == {"Completed", "Cached"}
 
 
 def test_a_batch_without_an_answer_is_a_failure_of_its_items() -> None:
