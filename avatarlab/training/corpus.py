@@ -7,6 +7,7 @@ Made from a seed; interrupted, it goes on where it stopped.
 """
 
 import json
+import random
 import shutil
 import subprocess
 import tempfile
@@ -14,19 +15,23 @@ import wave
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import torch
+from torchaudio.functional import resample
 
 from avatarlab import SAMPLE_RATE_HZ
 from avatarlab.errors import SettingsError
 from avatarlab.training.prose import training_sentences
+from avatarlab.training.styles import PLAIN, PLAIN_SHARE, STYLES, TRAINED
 
-VOICES = ("slt", "rms", "kal16")
 LEAD_SECONDS = 0.04
 TAIL_SECONDS = 0.12
 SILENCE = "pau"
+OWN_DURATION = {"kal16": 1.1}  # the synthesiser's own stretch, which a given one replaces
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Phone:
 
 @dataclass(frozen=True)
 class Recording:
-    """One utterance of the corpus; `wav` is relative to the corpus folder."""
+    """One utterance of the corpus in the style named `voice`; `wav` is relative to the corpus folder."""
 
     id: str
     voice: str
@@ -50,24 +55,39 @@ class Recording:
 
 
 def synthesise(text: str, voice: str) -> tuple[np.ndarray, tuple[Phone, ...]]:
-    """Reads `text` with a flite voice: waveform int16 (s,) at 16 kHz, trimmed, and its phones.
+    """Reads `text` in a style (see styles.py): waveform int16 (s,) at 16 kHz, trimmed, and its phones.
 
-    Raises SettingsError when flite is not installed.
+    Raises SettingsError when flite is not installed or there is no such style.
     """
+    if voice not in STYLES:
+        raise SettingsError(f"there is no style {voice!r}", f"use one of {', '.join(STYLES)}")
+    style = STYLES[voice]
     if shutil.which("flite") is None:
         raise SettingsError("the flite synthesiser is not installed", "apt-get install flite")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "speech.wav"
-        command = ["flite", "-psdur", "-voice", voice, "-t", text, "-o", str(path)]
+        own = OWN_DURATION.get(style.voice, 1.0)
+        length = own * style.duration * float(style.formants)  # resampling shortens it again
+        changes = ["--setf", f"duration_stretch={length:.4f}", "--setf", f"f0_shift={style.pitch}"]
+        command = ["flite", "-psdur", "-voice", style.voice, *changes, "-t", text, "-o", str(path)]
         printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         with wave.open(str(path)) as file:
             rate = file.getframerate()
             waveform = np.frombuffer(file.readframes(file.getnframes()), dtype=np.int16)
     if rate != SAMPLE_RATE_HZ:
-        raise SettingsError(f"flite voice {voice!r} speaks at {rate} Hz", f"use one of {', '.join(VOICES)}")
-    names_and_ends = [(name, float(end)) for name, end in (item.rsplit(":", 1) for item in printed.split())]
+        raise SettingsError(f"flite voice {style.voice!r} speaks at {rate} Hz", "install flite 2.2 or newer")
+    waveform, factor = _with_formants(waveform, style.formants), float(style.formants)
+    names_and_ends = [(name, float(end) / factor) for name, end in (item.rsplit(":", 1) for item in printed.split())]
     starts = [0.0, *(end for _, end in names_and_ends)]
     return _trim(waveform, [Phone(n, s, e) for (n, e), s in zip(names_and_ends, starts, strict=False)])
+
+
+def _with_formants(waveform: np.ndarray, factor: Fraction) -> np.ndarray:
+    """Played `factor` times as fast: everything in the spectrum moves up by it."""
+    if factor == 1:
+        return waveform
+    moved = resample(torch.from_numpy(waveform.astype(np.float32)), factor.numerator, factor.denominator).numpy()
+    return np.clip(moved, -32768, 32767).astype(np.int16)
 
 
 def _trim(waveform: np.ndarray, phones: Sequence[Phone]) -> tuple[np.ndarray, tuple[Phone, ...]]:
@@ -103,11 +123,10 @@ def make_corpus(
     utterances: int,
     seed: int,
     *,
-    voices: Sequence[str] = VOICES,
     threads: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Reads `utterances` sentences, voices in turn, into `folder`; what is there already is kept.
+    """Reads `utterances` sentences, each in a style drawn from the seed, into `folder`; what is there already is kept.
 
     Raises SettingsError when flite is not installed.
     """
@@ -117,7 +136,7 @@ def make_corpus(
     sentences = list(islice(training_sentences(seed), utterances))
 
     def record(number: int) -> Recording | None:
-        voice = voices[number % len(voices)]
+        voice = style_of(number, seed)
         waveform, phones = synthesise(sentences[number], voice)
         if not phones:
             return None
@@ -132,6 +151,12 @@ def make_corpus(
                 file.write(json.dumps(line) + "\n")
                 file.flush()
             progress(number, utterances)
+
+
+def style_of(number: int, seed: int) -> str:
+    """The style of one recording: the plain voices share PLAIN_SHARE of all, the others the rest."""
+    rng = random.Random(f"{seed} {number}")
+    return rng.choice(PLAIN if rng.random() < PLAIN_SHARE else [name for name in TRAINED if name not in PLAIN])
 
 
 def read_corpus(folder: Path) -> list[Recording]:
