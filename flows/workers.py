@@ -20,11 +20,15 @@ from tasks.pool import DaskPool
 CONNECT_SECONDS = 10
 START_SECONDS = 300
 NO_WORKERS_SECONDS = 300
+KEEP_FREED_BYTES, LARGE_BLOCK_BYTES = 1 << 30, 1 << 25
 DASK_SETTINGS = {
     "distributed.scheduler.allowed-failures": 1,
     "distributed.scheduler.no-workers-timeout": f"{NO_WORKERS_SECONDS}s",
     "distributed.deploy.lost-worker-timeout": "1 hour",  # of 15 s: a slow restart would be taken for a loss
     "distributed.worker.daemon": True,
+    # Frames are megabytes: Dask's 64 kB would hand the memory of each back to the system, a third of the face stage's time.
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": KEEP_FREED_BYTES,
+    "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": LARGE_BLOCK_BYTES,
     "distributed.admin.log-format": "%(levelname)s %(name)s: %(message)s",
 }
 QUIET = (
