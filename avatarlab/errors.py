@@ -3,6 +3,7 @@
 AvatarLabError                 message + remedy; `retryable` says whether trying again can help
 ├── InputError                 what the user gave is wrong; nothing was started
 │   ├── ManifestError          carries the list of problems, one per row and column
+│   │   └── LexiconError       the same of a pronunciation lexicon; its problems name the line
 │   ├── ScriptError            a script that cannot be spoken
 │   ├── AvatarError            a bundle that cannot be used
 │   └── SettingsError          a configuration file, option or environment variable
@@ -62,6 +63,10 @@ class ManifestError(InputError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return (type(self), (self.problems,))
+
+
+class LexiconError(ManifestError):
+    pass
 
 
 class ScriptError(InputError):

@@ -95,6 +95,8 @@ def _longest_match(word: str, position: int) -> tuple[int, Phones]:
             return length, found
         if at_end and position > 0 and (found := _RULES.get(piece + "$")) is not None:
             return length, found
+        if piece == "gu" and word[position + 2 : position + 3] not in {*"aeiouy"}:
+            continue  # a silent u only before a vowel: guess, not gulf
         if (found := _RULES.get(piece)) is not None:
             return length, found
     raise AssertionError(f"no rule for {word[position]!r}")  # every letter has a rule of its own

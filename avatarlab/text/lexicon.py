@@ -46,6 +46,10 @@ WORDS = {
     "boolean": "B UW1 L IY0 AH0 N",
     "codec": "K OW1 D EH2 K",
     "config": "K AH0 N F IH1 G",
+    "anova": "AH0 N OW1 V AH0",
+    "covid": "K OW1 V IH0 D",
+    "crispr": "K R IH1 S P ER0",
+    "cuda": "K UW1 D AH0",
     "covariance": "K OW0 V EH1 R IY0 AH0 N S",
     "eigenvalue": "AY1 G AH0 N V AE2 L Y UW0",
     "eigenvector": "AY1 G AH0 N V EH2 K T ER0",
@@ -202,6 +206,18 @@ CURRENCIES = {
     "¥": ("yen", "yen", "sen", "sen"),
     "₹": ("rupee", "rupees", "paisa", "paise"),
 }
+CURRENCY_CODES = {
+    "USD": ("u s dollar", "u s dollars", "cent", "cents"),
+    "EUR": CURRENCIES["€"],
+    "GBP": CURRENCIES["£"],
+    "JPY": CURRENCIES["¥"],
+    "CHF": ("swiss franc", "swiss francs", "centime", "centimes"),
+    "INR": CURRENCIES["₹"],
+    "CNY": ("yuan", "yuan", "fen", "fen"),
+    "CAD": ("canadian dollar", "canadian dollars", "cent", "cents"),
+    "AUD": ("australian dollar", "australian dollars", "cent", "cents"),
+}
+DOLLARS = {"US": "u s", "A": "australian", "AU": "australian", "C": "canadian", "CA": "canadian", "NZ": "new zealand"}
 
 MAGNITUDES = {
     "k": "thousand",
@@ -313,7 +329,92 @@ MEASURES = {
     "cal": ("calorie", "calories"),
     "mol": ("mole", "moles"),
     "eV": ("electron volt", "electron volts"),
+    "keV": ("kiloelectron volt", "kiloelectron volts"),
+    "MeV": ("megaelectron volt", "megaelectron volts"),
+    "GeV": ("gigaelectron volt", "gigaelectron volts"),
+    "TeV": ("teraelectron volt", "teraelectron volts"),
+    "¢": ("cent", "cents"),
+    "°N": ("degree north", "degrees north"),
+    "°S": ("degree south", "degrees south"),
+    "°E": ("degree east", "degrees east"),
+    "°W": ("degree west", "degrees west"),
+    "° N": ("degree north", "degrees north"),
+    "° S": ("degree south", "degrees south"),
+    "° E": ("degree east", "degrees east"),
+    "° W": ("degree west", "degrees west"),
+    "Å": ("angstrom", "angstroms"),
+    "in.": ("inch", "inches"),
+    "ft.": ("foot", "feet"),
+    "lb.": ("pound", "pounds"),
+    "lbs.": ("pound", "pounds"),
+    "oz.": ("ounce", "ounces"),
+    "sec.": ("second", "seconds"),
+    "min.": ("minute", "minutes"),
+    "hr.": ("hour", "hours"),
+    "hrs.": ("hour", "hours"),
+    "mins": ("minute", "minutes"),
+    "secs": ("second", "seconds"),
+    "yr": ("year", "years"),
+    "yrs": ("year", "years"),
+    "yd": ("yard", "yards"),
+    "sq ft": ("square foot", "square feet"),
+    "ft²": ("square foot", "square feet"),
+    "mi²": ("square mile", "square miles"),
+    "dm³": ("cubic decimeter", "cubic decimeters"),
+    "mm³": ("cubic millimeter", "cubic millimeters"),
+    "km³": ("cubic kilometer", "cubic kilometers"),
+    "ha": ("hectare", "hectares"),
+    "µl": ("microliter", "microliters"),
+    "µL": ("microliter", "microliters"),
+    "dl": ("deciliter", "deciliters"),
+    "dL": ("deciliter", "deciliters"),
+    "tbsp": ("tablespoon", "tablespoons"),
+    "tsp": ("teaspoon", "teaspoons"),
+    "mmol": ("millimole", "millimoles"),
+    "N·m": ("newton meter", "newton meters"),
+    "mN": ("millinewton", "millinewtons"),
+    "kN": ("kilonewton", "kilonewtons"),
+    "MPa": ("megapascal", "megapascals"),
+    "GPa": ("gigapascal", "gigapascals"),
+    "mbar": ("millibar", "millibars"),
+    "atm": ("atmosphere", "atmospheres"),
+    "mmHg": ("millimeter of mercury", "millimeters of mercury"),
+    "psi": ("p s i", "p s i"),
+    "MJ": ("megajoule", "megajoules"),
+    "GJ": ("gigajoule", "gigajoules"),
+    "Wh": ("watt hour", "watt hours"),
+    "MWh": ("megawatt hour", "megawatt hours"),
+    "GWh": ("gigawatt hour", "gigawatt hours"),
+    "TWh": ("terawatt hour", "terawatt hours"),
+    "mAh": ("milliampere hour", "milliampere hours"),
+    "hp": ("horsepower", "horsepower"),
+    "MV": ("megavolt", "megavolts"),
+    "MΩ": ("megohm", "megohms"),
+    "µF": ("microfarad", "microfarads"),
+    "nF": ("nanofarad", "nanofarads"),
+    "pF": ("picofarad", "picofarads"),
+    "bpm": ("beat per minute", "beats per minute"),
+    "wpm": ("word per minute", "words per minute"),
+    "ppm": ("part per million", "parts per million"),
+    "ppb": ("part per billion", "parts per billion"),
+    "dpi": ("dot per inch", "dots per inch"),
+    "kbit": ("kilobit", "kilobits"),
+    "Mbit": ("megabit", "megabits"),
+    "Gbit": ("gigabit", "gigabits"),
+    "TiB": ("tebibyte", "tebibytes"),
+    "FLOPS": ("flop per second", "flops per second"),
+    "GFLOPS": ("gigaflop per second", "gigaflops per second"),
+    "TFLOPS": ("teraflop per second", "teraflops per second"),
+    "PFLOPS": ("petaflop per second", "petaflops per second"),
+    "Bq": ("becquerel", "becquerels"),
+    "mSv": ("millisievert", "millisieverts"),
+    "rad": ("radian", "radians"),
+    "lm": ("lumen", "lumens"),
+    "ly": ("light year", "light years"),
 }
+
+# After a slash, beside the measures: 5 kg/day.
+PER = {word: word for word in _words("second minute hour day week month year person")} | {"d": "day"}
 
 # Abbreviations that end in a full stop. Lower-case keys match any case.
 ABBREVIATIONS = {
@@ -335,6 +436,13 @@ ABBREVIATIONS = {
     "i.e.": "that is",
     "etc.": "et cetera",
     "vs.": "versus",
+    "et al.": "and others",
+    "s.t.": "such that",
+    "avg.": "average",
+    "std.": "standard",
+    "tel.": "telephone",
+    "ave.": "avenue",
+    "blvd.": "boulevard",
     "cf.": "compare",
     "viz.": "namely",
     "approx.": "approximately",
@@ -360,12 +468,38 @@ ABBREVIATIONS = {
     "asst.": "assistant",
     "misc.": "miscellaneous",
 }
-_NO_WORDS = _words("etc. vs. cf. viz. approx. resp. incl. excl. dept. univ. assoc. asst. misc.")
+_NO_WORDS = _words("etc. vs. cf. viz. approx. resp. incl. excl. avg. std. dept. univ. assoc. asst. misc.")
 # These may close a sentence: their full stop then counts twice.
-MAY_CLOSE = frozenset({"etc.", "a.m.", "p.m.", "ph.d.", "m.sc.", "b.sc.", "jr.", "sr.", "inc.", "ltd.", "corp."})
+MAY_CLOSE = frozenset(
+    {
+        "etc.",
+        "et al.",
+        "ave.",
+        "blvd.",
+        "a.m.",
+        "p.m.",
+        "ph.d.",
+        "m.sc.",
+        "b.sc.",
+        "jr.",
+        "sr.",
+        "inc.",
+        "ltd.",
+        "corp.",
+    }
+)
 # Only before a number.
 NUMBERED = {
     "ca.": "around",
+    "max.": "maximum",
+    "min.": "minimum",
+    "nr.": "number",
+    "def.": "definition",
+    "lem.": "lemma",
+    "prop.": "proposition",
+    "cor.": "corollary",
+    "ref.": "reference",
+    "refs.": "references",
     "fig.": "figure",
     "figs.": "figures",
     "eq.": "equation",
@@ -404,7 +538,14 @@ MONTH_ABBREVIATIONS = {
 }
 
 # Short forms that are no words, with or without their full stop.
-SHORT_FORMS = {key.rstrip("."): words for key, words in ABBREVIATIONS.items() if key in _NO_WORDS}
+SHORT_FORMS = {key.rstrip("."): words for key, words in ABBREVIATIONS.items() if key in _NO_WORDS} | {
+    "async": "ay sink",
+    "iff": "if and only if",
+    "aka": "also known as",
+    "wrt": "with respect to",
+    "eg": "for example",
+    "ie": "that is",
+}
 
 # Spelt exactly so.
 SPECIAL_WORDS = {
@@ -434,13 +575,27 @@ SPECIAL_WORDS = {
     "IPv4": "i p version four",
     "IPv6": "i p version six",
     "Ctrl": "control",
-    "async": "ay sink",
+    "NaCl": "n ay c l",
+    "NaOH": "n ay o h",
+    "HCl": "h c l",
+    "pH": "p h",
+    "GUI": "gooey",
+    "GUIs": "gooeys",
+    "arXiv": "archive",
+    "Tue": "tuesday",
+    "Tues": "tuesday",
+    "Thu": "thursday",
+    "Thur": "thursday",
+    "Thurs": "thursday",
+    "Fri": "friday",
+    "Mon": "monday",
 }
 # Capitals read as a word although the dictionary lacks it.
 SPOKEN_ACRONYMS = frozenset(
     _words(
         """
-    ascii bert cuda gan gans gif json laser lidar ram rom radar scuba sim simd unesco unicef url vram yaml raid
+    anova ascii bert bleu cern clip cobol covid crispr cuda darpa fifo fortran gan gans lasso lifo nasdaq numa sars umap
+    yolo gif json laser lidar ram rom radar scuba sim simd unesco unicef url vram yaml raid
     pin rest
     """
     )
@@ -449,7 +604,7 @@ SPOKEN_ACRONYMS = frozenset(
 EMPHASISED = frozenset(
     _words(
         """
-    the and not all you for but can are was has had one two our out any yes now new how why who see use get let
+    the and not all you for but can are was has had one two our out any yes now new how why see use get let
     may way set day its his her him she try to of in on by be do go he me my no or so up we as at an if is am oh
     ok off own too ten six did end few big bad run say sum top max min key stop only must very
     """
@@ -468,6 +623,7 @@ GREEK = dict(
     )
 ) | {"ς": "sigma", "ϵ": "epsilon", "ϕ": "phi", "ϑ": "theta"}
 
+GREEK_NAMES = tuple(dict.fromkeys(GREEK.values()))
 LATIN_FOLDS = {"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i", "ŋ": "ng"}
 
 SYMBOLS = {
@@ -518,15 +674,156 @@ SYMBOLS = {
     "¥": "yen",
     "§": "section",
     "©": "copyright",
+    "²": "squared",
+    "³": "cubed",
+    "№": "number",
+    "¢": "cents",
+    "¬": "not",
+    "∧": "and",
+    "∨": "or",
+    "∼": "is distributed as",
+    "≪": "is much less than",
+    "≫": "is much greater than",
+    "≅": "is congruent to",
+    "⊆": "is a subset of or equal to",
+    "⊃": "is a superset of",
+    "∥": "is parallel to",
+    "⊥": "is perpendicular to",
+    "∴": "therefore",
+    "∵": "because",
+    "←": "from",
+    "↑": "up",
+    "↓": "down",
+    "−": "minus",
+}
+
+VULGAR = {
     "½": "one half",
     "⅓": "one third",
     "⅔": "two thirds",
     "¼": "one quarter",
     "¾": "three quarters",
-    "²": "squared",
-    "³": "cubed",
-    "−": "minus",
+    "⅕": "one fifth",
+    "⅖": "two fifths",
+    "⅗": "three fifths",
+    "⅘": "four fifths",
+    "⅙": "one sixth",
+    "⅛": "one eighth",
+    "⅜": "three eighths",
+    "⅝": "five eighths",
+    "⅞": "seven eighths",
 }
+
+# Pieces that are read as they stand here, whatever their case.
+FIXED = {
+    "24/7": "twenty four seven",
+    "50/50": "fifty fifty",
+    "20/20": "twenty twenty",
+    "9/11": "nine eleven",
+    "n/a": "not applicable",
+    "he/she": "he or she",
+    "she/he": "she or he",
+    "his/her": "his or her",
+    "him/her": "him or her",
+    "s/he": "she or he",
+    "and/or": "and or",
+    ".net": "dot net",
+    "wi-fi": "why fie",
+    "q.e.d.": "q e d .",
+}
+# Names of functions before their argument.
+FUNCTIONS = {
+    "sin": "sine",
+    "cos": "cosine",
+    "tan": "tangent",
+    "log": "log",
+    "ln": "natural log",
+    "exp": "exponential",
+    "sqrt": "square root",
+    "max": "max",
+    "min": "min",
+    "argmax": "arg max",
+    "argmin": "arg min",
+    "det": "determinant",
+    "var": "variance",
+    "cov": "covariance",
+    "softmax": "softmax",
+}
+# LaTeX commands; the names of Greek letters come on top.
+COMMANDS = {
+    "cdot": "times",
+    "times": "times",
+    "div": "divided by",
+    "pm": "plus or minus",
+    "le": "is at most",
+    "leq": "is at most",
+    "ge": "is at least",
+    "geq": "is at least",
+    "ne": "is not equal to",
+    "neq": "is not equal to",
+    "approx": "is approximately",
+    "equiv": "is equivalent to",
+    "infty": "infinity",
+    "sum": "the sum of",
+    "prod": "the product of",
+    "int": "the integral of",
+    "sqrt": "the square root of",
+    "partial": "partial",
+    "nabla": "the gradient of",
+    "in": "in",
+    "to": "to",
+    "rightarrow": "to",
+    "Rightarrow": "implies",
+    "forall": "for all",
+    "exists": "there exists",
+    "ldots": ",",
+    "dots": ",",
+    "cdots": ",",
+    "left": "",
+    "right": "",
+    "quad": "",
+    "text": "",
+    "mathbf": "",
+    "mathrm": "",
+    "mathbb": "",
+    "mathcal": "",
+    "hat": "",
+    "bar": "",
+    "vec": "",
+}
+# A capital letter after one of these is a name of its own and may end the sentence: "Plan B. Then".
+LETTERED = frozenset(
+    _words(
+        """
+    plan option vitamin type grade group class team appendix exhibit section part figure table point case variant version
+    model hepatitis side block room scenario method step drive terminal gate
+    """
+    )
+)
+# Capitalised words that begin a sentence and are no surnames.
+OPENERS = frozenset(
+    _words(
+        """
+    A After All An And As At Because Before But By Each Every First For From He Here How However I If In It Its Let Many
+    Most My Next No Not Now On One Or Our Second She Since So Some That The Their Then There These They This Those Thus To
+    Today We What When Where Which While Who Why With Yes You Your
+    """
+    )
+)
+# After one of these a capital A is the letter, not the article.
+AFTER_LETTER = frozenset(_words("is was and or has had does equals to minus plus"))
+# Before a number of the form 3.11: a version or a number of a section, not a decimal.
+VERSIONED = frozenset(
+    _words(
+        """
+    python version release java ubuntu debian django pytorch cuda node kernel figure table section chapter equation
+    theorem lemma definition example exercise algorithm listing
+    """
+    )
+)
+SPELT_AFTER = frozenset(_words("call dial zip pin extension code password"))
+AFTER_CODE = frozenset(_words("now or and for to if in when immediately today at is was"))
+CODED_AFTER = frozenset(_words("boeing airbus flight room highway interstate"))
 
 # Words before a number of four digits that make it a year, and words in -s after it that do not make it a count.
 YEAR_BEFORE = frozenset(

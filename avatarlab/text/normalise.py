@@ -4,22 +4,23 @@ Every piece of the text is matched by exactly one rule of `rules.RULES`, which s
 place in the text, so that a long sentence can be cut where its written form can be cut too.
 """
 
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from avatarlab.text import homographs
 from avatarlab.text.markup import shown
+from avatarlab.text.pronunciations import NO_LEXICON, Lexicon
 from avatarlab.text.rules import HANDLERS, SCANNER, Line
-from avatarlab.text.words import is_shouted, plain_character
+from avatarlab.text.words import is_shouted, plain_text
 
 _MARKS = frozenset(",.?!;:")
 _RANK = {mark: rank for rank, mark in enumerate(",;:.!?")}
-_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 
 
 class Normalised(NamedTuple):
-    """`spoken`: words of a-z and inner apostrophes, single spaces, marks , . ? ! ; : after words; `dropped`: the rest,
-    each unspeakable character once, and notes such as "tag <b>"."""
+    """`spoken`: words of a-z and inner apostrophes, single spaces, marks , . ? ! ; : after words; a word whose sound
+    depends on its neighbours brings its phones along (`read/R-EH1-D/`). `dropped`: the rest, each unspeakable character
+    once, and notes such as "tag <b>"."""
 
     spoken: str
     dropped: tuple[str, ...]
@@ -44,21 +45,38 @@ def normalise(text: str) -> Normalised:
     return Normalised(join(token.spoken for token in tokens), plain.notes + dropped)
 
 
-def tokenise(text: str) -> tuple[list[Token], tuple[str, ...]]:
-    """Tokens that tile the text (what captions show), and the characters that have no sound, each once."""
+def tokenise(text: str, lexicon: Lexicon = NO_LEXICON) -> tuple[list[Token], tuple[str, ...]]:
+    """Tokens that tile the text (what captions show), and the characters that have no sound, each once.
+
+    Words of the lexicon come before every rule; inside a piece that is read as a whole, such as an address or a date,
+    they are not looked for.
+    """
     dropped: dict[str, None] = {}
     tokens: list[Token] = []
     offset = 0
     for line in text.split("\n"):
         if offset:
             tokens.append(Token(offset - 1, offset, "."))
-        plain = _NOT_ASCII.sub(lambda match: plain_character(match.group()), line)
+        plain = plain_text(line)
         scan = Line(plain, line, is_shouted(plain), dropped)
-        for match in SCANNER.finditer(plain):
-            spoken = HANDLERS[match.lastgroup or ""](match, scan)
-            tokens.append(Token(offset + match.start(), offset + match.end(), spoken))
+        tokens += (Token(offset + start, offset + end, spoken) for start, end, spoken in _scanned(scan, lexicon))
         offset += len(line) + 1
-    return tokens, tuple(dropped)
+    spoken = homographs.with_readings([token.spoken for token in tokens])
+    return [token._replace(spoken=words) for token, words in zip(tokens, spoken, strict=True)], tuple(dropped)
+
+
+def _scanned(line: Line, lexicon: Lexicon) -> Iterator[tuple[int, int, str]]:
+    position = 0
+    for found in (*lexicon.find(line.plain), (len(line.plain), len(line.plain), "")):
+        start, end, spoken = found
+        while position < start:
+            match = SCANNER.match(line.plain, position)
+            assert match is not None  # the last rule matches anything
+            yield position, match.end(), HANDLERS[match.lastgroup or ""](match, line)
+            position = match.end()
+        if position == start and spoken:
+            yield start, end, spoken
+            position = end
 
 
 def join(pieces: Iterable[str]) -> str:

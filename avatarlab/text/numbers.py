@@ -125,18 +125,6 @@ def scientific(mantissa: str, exponent: str) -> str:
     return f"{cardinal(mantissa)} times ten to the {sign}{cardinal(exponent.lstrip('+-').lstrip('0') or '0')}"
 
 
-def roman(text: str) -> int | None:
-    """The value of a Roman numeral of I, V, X up to 39 in its regular form, or None.
-
-    >>> roman("XIV"), roman("IIX")
-    (14, None)
-    """
-    if not re.fullmatch(r"X{0,3}(IX|IV|V?I{0,3})", text) or not text:
-        return None
-    values = [{"I": 1, "V": 5, "X": 10}[letter] for letter in text]
-    return sum(-value if value < max(values[index:]) else value for index, value in enumerate(values))
-
-
 @functools.lru_cache(maxsize=8192)
 def _num2words(value: int, form: str) -> str:
     words: str = _library().num2words(value, to=form)

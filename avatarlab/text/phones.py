@@ -3,6 +3,9 @@
 The ids of `UNITS` are frozen: they index the text embedding of the trained weights; the tuple is only ever appended to.
 Look-up order for a word: `lexicon.WORDS`, the CMU pronouncing dictionary (first entry), a known stem with a suffix or a
 prefix, two known words written as one, letter names where there is no vowel letter, letter-to-sound rules.
+
+A word may bring its phones along, `read/R-EH1-D/`: `normalise` writes so what the context or a pronunciation lexicon
+decides, and whoever holds the spoken text needs nothing else to say it.
 """
 
 import functools
@@ -28,7 +31,11 @@ UNIT_COUNT = FIRST_UNIT + len(UNITS)
 
 _ID = {name: FIRST_UNIT + index for index, name in enumerate(UNITS)}
 _SPECIAL = {PAD: "<pad>", BOS: "<bos>", EOS: "<eos>"}
-_TOKEN = re.compile(r"([a-z]+(?:'[a-z]+)*)|([,.?!;:])|\s+|(.)", re.DOTALL)
+_TOKEN = re.compile(
+    r"(?P<said>[^\W_]{1,80})/(?P<phones>[A-Z]{1,2}[0-2]?(?:-[A-Z]{1,2}[0-2]?)*)/"
+    r"|(?P<word>[a-z]+(?:'[a-z]+)*)|(?P<mark>[,.?!;:])|\s+|(?P<other>.)",
+    re.DOTALL,
+)
 _LONGEST_ANALYSED = 28  # letters; longer strings are not English words, and are read by rule
 
 _SUFFIX_WORDS = frozenset(suffix for suffix, _, _ in lexicon.SUFFIXES)
@@ -47,24 +54,30 @@ class WordSpan(NamedTuple):
 def units(spoken: str) -> tuple[int, ...]:
     """Text ids of normalised words, without BOS and EOS.
 
-    Raises ScriptError where `spoken` holds anything but a-z, apostrophes inside words, white space and , . ? ! ; :
+    Raises ScriptError where `spoken` holds anything but words of a-z and inner apostrophes, words with their phones,
+    white space and , . ? ! ; :
     """
-    ids: list[int] = []
-    for word, mark in _tokens(spoken):
-        ids += word_units(word) if word else [_ID[mark]]
-    return tuple(ids)
+    return tuple(unit for _, ids in _tokens(spoken) for unit in ids)
 
 
 def word_spans(spoken: str) -> list[WordSpan]:
     """Where each word lies in `units(spoken)`: in order, none empty, only punctuation between them."""
     spans: list[WordSpan] = []
     position = 0
-    for word, _ in _tokens(spoken):
-        length = len(word_units(word)) if word else 1
+    for word, ids in _tokens(spoken):
         if word:
-            spans.append(WordSpan(word, position, position + length))
-        position += length
+            spans.append(WordSpan(word, position, position + len(ids)))
+        position += len(ids)
     return spans
+
+
+def with_phones(word: str, phones: Iterable[str]) -> str:
+    """A word that brings its phones along.
+
+    >>> with_phones("read", ("R", "EH1", "D"))
+    'read/R-EH1-D/'
+    """
+    return f"{word}/{'-'.join(phones)}/"
 
 
 def unit_names(ids: Iterable[int]) -> tuple[str, ...]:
@@ -94,13 +107,20 @@ def word_units(word: str) -> tuple[int, ...]:
     return tuple(_ID[phone] for phone in pronounce(word))
 
 
-def _tokens(spoken: str) -> Iterable[tuple[str, str]]:
+def _tokens(spoken: str) -> Iterable[tuple[str, tuple[int, ...]]]:
+    """Words with their text ids, and marks as ("", id)."""
     for match in _TOKEN.finditer(spoken):
-        word, mark, other = match.groups()
-        if other:
-            raise ScriptError(f"{other!r} has no sound of its own", "pass the text through normalise() first")
-        if word or mark:
-            yield word or "", mark or ""
+        if match["word"]:
+            yield match["word"], word_units(match["word"])
+        elif match["mark"]:
+            yield "", (_ID[match["mark"]],)
+        elif match["phones"]:
+            names = match["phones"].split("-")
+            if unknown := [name for name in names if name not in _ID]:
+                raise ScriptError(f"{unknown[0]!r} in {match.group()!r} is no phone", f"use {', '.join(UNITS[:69])}")
+            yield match["said"], tuple(_ID[name] for name in names)
+        elif match["other"]:
+            raise ScriptError(f"{match['other']!r} has no sound of its own", "pass the text through normalise() first")
 
 
 @functools.cache
@@ -148,7 +168,7 @@ def _possessive(word: str) -> Phones | None:
         return pronounce(stem) + tuple(tail.split())
     base = pronounce(stem) if stem else ()
     if ending == "s":
-        return _plural(base)
+        return plural(base)
     return base + pronounce(ending.replace("'", ""))
 
 
@@ -157,12 +177,12 @@ def _inflected(word: str, depth: int) -> Phones | None:
     if len(word) < 4:
         return None
     if word.endswith("ies") and (stem := _known(word[:-3] + "y", depth)):
-        return _plural(stem)
+        return plural(stem)
     if word.endswith("s") and not word.endswith("ss"):
         if stem := _known(word[:-1], depth):
-            return _plural(stem)
+            return plural(stem)
         if word.endswith("es") and (stem := _known(word[:-2], depth)):
-            return _plural(stem)
+            return plural(stem)
     if word.endswith("ied") and (stem := _known(word[:-3] + "y", depth)):
         return _past(stem)
     if word.endswith("ed") and (stem := _stem_before_vowel(word[:-2], depth)):
@@ -215,7 +235,7 @@ def _by_letters(word: str) -> Phones:
     if not set(plain) & set("aeiouy") and len(plain) <= 8:
         return tuple(phone for letter in plain for phone in lexicon.LETTER_NAMES[letter].split())
     if plain.endswith("s") and not plain.endswith(("ss", "us", "is", "as", "os")) and len(plain) > 3:
-        return _plural(letters.sound_out(plain[:-1]))
+        return plural(letters.sound_out(plain[:-1]))
     return letters.sound_out(plain)
 
 
@@ -232,7 +252,8 @@ def _stem_before_vowel(base: str, depth: int) -> Phones | None:
     return _known(base, depth) or _known(base + "e", depth)
 
 
-def _plural(stem: Phones) -> Phones:
+def plural(stem: Phones) -> Phones:
+    """The phones of a word with -s or 's."""
     if not stem or stem[-1] in {"S", "Z", "SH", "ZH", "CH", "JH"}:
         return (*stem, "IH0", "Z")
     return (*stem, "S" if stem[-1] in {"P", "T", "K", "F", "TH"} else "Z")

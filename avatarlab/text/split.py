@@ -2,29 +2,27 @@
 
 import functools
 import re
-from bisect import bisect_right
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from avatarlab.errors import ScriptError
-from avatarlab.text.markup import paragraphs, shown
+from avatarlab.text.languages import DEFAULT_LANGUAGES, check_language, check_writing
+from avatarlab.text.markup import Mark, marks, paragraphs, place, shown, unified
 from avatarlab.text.normalise import Token, join, tokenise
 from avatarlab.text.phones import is_known, units
+from avatarlab.text.pronunciations import NO_LEXICON, Lexicon
 
 MAX_UNITS = 120
 PAUSE_STEP_SECONDS = 0.04  # one video frame
 SENTENCE_PAUSE_SECONDS = 0.24
 PARAGRAPH_PAUSE_SECONDS = 0.6
 LONGEST_PAUSE_SECONDS = 30.0
+MARKS_NAMED = 5
 
 _LIMIT = MAX_UNITS - 1  # a piece cut between words is closed with a comma
 _SHORTEST_PIECE = 20  # units; a cut leaves at least so much on both sides where it can
-_PAUSE = re.compile(
-    r"\[[ \t]*pause(?:[ \t:=]+(?P<number>[0-9]{0,6}(?:\.[0-9]{0,6})?)[ \t]*(?P<unit>ms|s|sec|seconds?)?)?[ \t]*\]"
-    r"|<break(?:\s+(?:time\s*=\s*[\"'](?P<time>[0-9]{0,6}(?:\.[0-9]{0,6})?)(?P<unit2>ms|s)[\"']|[a-z]+=[\"']\w*[\"'])){0,3}\s*/?>(?:\s{0,9}</break>)?",
-    re.IGNORECASE,
-)
 _MARKS = frozenset(",.?!;:")
 _CLOSERS = re.compile(r"[\"'”’»)\]}*_]*")
 _CONJUNCTIONS = frozenset(
@@ -72,29 +70,38 @@ class Script:
     dropped: tuple[str, ...]
 
 
-def split_script(script: str, language: str = "en") -> Script:
+def split_script(
+    script: str,
+    language: str = "en",
+    *,
+    languages: Sequence[str] = DEFAULT_LANGUAGES,
+    lexicon: Lexicon = NO_LEXICON,
+) -> Script:
     """Sentences of at most MAX_UNITS text units with the pauses between them.
 
     A blank line starts a paragraph. `[pause 1.5]` and `<break time="1.5s"/>` are silence (0.04 to 30 s, whole video
     frames), in the place of the pause that would stand there by rule. A longer sentence is cut at ; : and commas,
     then before conjunctions, then between words; its pieces follow one another without a pause, and their texts, put
-    together, are the text of the sentence.
+    together, are the text of the sentence. `languages` are those of the model set.
 
-    Raises ScriptError where nothing can be spoken, or the language is not English.
+    Raises ScriptError where the language is not one of these, most letters are of another writing system, there is
+    markup of another kind (see `avatarlab.text.markup`), or nothing can be spoken.
     """
-    if re.split(r"[-_]", language.strip().lower())[0] != "en":
-        raise ScriptError(
-            f"language {language!r} cannot be spoken", "only English (en, en-GB, en-US, ...) is known so far"
-        )
+    check_language(language, languages)
+    text = unified(script)
+    found = marks(text)
+    _refuse_markup(text, [mark for mark in found if mark.refused])
+    check_writing(text, languages)
+    own = lexicon.for_language(language)
     dropped: dict[str, None] = {}
     heard: list[tuple[Sentence | Pause, int]] = []  # with the number of the sentence it is a piece of
     number = 0
-    for index, paragraph in enumerate(paragraphs(script)):
-        for passage in _passages(paragraph):
+    for index, (start, end) in enumerate(paragraphs(text)):
+        for passage in _passages(text, start, end, found):
             if isinstance(passage, Pause):
                 heard.append((passage, -1))
                 continue
-            for sentence in _sentences(passage, dropped):
+            for sentence in _sentences(passage, own, dropped):
                 number += 1
                 heard += [(Sentence(text, spoken, index), number) for text, spoken in _pieces(*sentence)]
     if not any(isinstance(part, Sentence) for part, _ in heard):
@@ -120,22 +127,33 @@ def _with_pauses(heard: list[tuple[Sentence | Pause, int]]) -> Iterator[Sentence
     yield heard[-1][0]
 
 
-def _passages(paragraph: str) -> Iterator[str | Pause]:
-    position = 0
-    for match in _PAUSE.finditer(paragraph):
-        yield paragraph[position : match.start()]
-        written = match["number"] or match["time"]
-        scale = 0.001 if (match["unit"] or match["unit2"] or "").lower() == "ms" else 1.0
-        known = written and written != "."
-        yield pause(float(written) * scale if known else PARAGRAPH_PAUSE_SECONDS)
-        position = match.end()
-    yield paragraph[position:]
+def _refuse_markup(text: str, refused: Sequence[Mark]) -> None:
+    if not refused:
+        return
+    named = [f"{text[mark.start : mark.end][:40]!r} in {place(text, mark.start)}" for mark in refused[:MARKS_NAMED]]
+    more = f"; and {len(refused) - MARKS_NAMED} more" if len(refused) > MARKS_NAMED else ""
+    raise ScriptError(
+        f"markup that is not obeyed: {'; '.join(named)}{more}",
+        'delete it; silence is [pause 1.5] or <break time="1.5s"/>; what shall be read out stands between backticks',
+    )
 
 
-def _sentences(passage: str, dropped: dict[str, None]) -> Iterator[tuple[str, list[Token]]]:
+def _passages(text: str, start: int, end: int, found: Sequence[Mark]) -> Iterator[str | Pause]:
+    """The text between pauses, and the pauses, of the paragraph `text[start:end]`."""
+    first = bisect_left(found, start, key=lambda mark: mark.start)
+    for mark in found[first:]:
+        if mark.start >= end:
+            break
+        yield text[start : mark.start]
+        yield pause(PARAGRAPH_PAUSE_SECONDS if mark.seconds is None else mark.seconds)
+        start = mark.end
+    yield text[start:end]
+
+
+def _sentences(passage: str, lexicon: Lexicon, dropped: dict[str, None]) -> Iterator[tuple[str, list[Token]]]:
     """The shown text and the tokens of each sentence that has a word in it."""
     visible = shown(passage)
-    tokens, unspeakable = tokenise(visible.text)
+    tokens, unspeakable = tokenise(visible.text, lexicon)
     dropped.update(dict.fromkeys(visible.notes + unspeakable))
     group: list[Token] = []
     open_end = False  # a sentence has ended; quotes and brackets that close it may still follow
@@ -177,7 +195,7 @@ def _ends_sentence(text: str, tokens: list[Token], index: int) -> bool:
         return True
     earlier = (tokens[place].spoken for place in range(index - 1, -1, -1) if tokens[place].spoken)
     word = next(earlier, "").split()[-1:]
-    return not word or is_known(word[0])  # else an unknown short form: "the res. was low"
+    return not word or "/" in word[0] or is_known(word[0])  # else an unknown short form: "the res. was low"
 
 
 def _pieces(text: str, tokens: list[Token]) -> Iterator[tuple[str, str]]:

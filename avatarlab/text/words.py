@@ -8,6 +8,8 @@ from avatarlab.text import lexicon, numbers
 from avatarlab.text.phones import is_known
 
 _LONGEST_WORD = 28
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+_GROUP_SPACE = re.compile(r"(?<=[0-9])\u202f(?=[0-9]{3}(?![0-9]))")  # 10 000 with a narrow space
 _PIECE = 15  # letters; a longer string is not a word, and is read in pieces
 
 _SAME = {
@@ -24,7 +26,7 @@ _SAME = {
 def plain_character(character: str) -> str:
     if character in _SAME:
         return _SAME[character]
-    if character in lexicon.SYMBOLS or character in SUPERSCRIPTS or character == "…":
+    if character in lexicon.SYMBOLS or character in SUPERSCRIPTS or character in lexicon.VULGAR or character == "…":
         return character
     digit = unicodedata.decimal(character, None)
     if digit is not None:
@@ -35,7 +37,12 @@ def plain_character(character: str) -> str:
     return same if len(same) == 1 and same.isascii() else character
 
 
-SUPERSCRIPTS = {character: str(value) for value, character in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}
+SUPERSCRIPTS = {character: str(value) for value, character in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")} | {"⁻": "-", "ⁿ": "n"}
+
+
+def plain_text(text: str) -> str:
+    """One line with quotes, dashes, spaces and digits unified, character for character."""
+    return _NOT_ASCII.sub(lambda match: plain_character(match.group()), _GROUP_SPACE.sub(",", text))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -100,7 +107,7 @@ def _pieces(word: str) -> str:
 
 def is_shouted(line: str) -> bool:
     words = re.findall(r"[A-Za-z]{2,}", line[:2000])
-    return len(words) >= 3 and sum(word.isupper() for word in words) > 0.6 * len(words)
+    return len(words) >= 3 and sum(word.isupper() for word in words) > 0.8 * len(words)
 
 
 def code(digits: str) -> str:
