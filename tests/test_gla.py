@@ -10,6 +10,7 @@ from torch import Tensor
 from avatarlab.speech.gla import (
     CONV_WIDTH,
     BlockStep,
+    GatedLinearAttention,
     MixingBlock,
     chunked_gla,
     log_decay,
@@ -80,7 +81,7 @@ def test_the_short_convolution_is_a_causal_depthwise_convolution_with_its_gradie
 
 def block(short_conv: bool, expand_k: float = 0.5) -> MixingBlock:
     torch.manual_seed(1)
-    made = MixingBlock(16, 2, expand_k, 2.0, short_conv).eval()
+    made = MixingBlock(16, GatedLinearAttention(16, 2, expand_k, 2.0, short_conv)).eval()
     for parameter in made.parameters():  # away from the small initial values, so that every part matters
         torch.nn.init.normal_(parameter, std=0.5)
     return made

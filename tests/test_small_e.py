@@ -214,6 +214,28 @@ def test_a_logit_depends_on_the_past_and_the_text_and_never_on_the_future(config
 
 
 @DIALECTS
+def test_start_memories_reach_every_block_but_the_position_network(config: SmallEConfig) -> None:
+    model = lively(config)
+    generator = torch.Generator().manual_seed(0)
+    text = torch.randint(3, 90, (2, 9), generator=generator)
+    audio = torch.randint(1, 9, (2, 20, config.codebooks), generator=generator)
+    blocks = (*model.attentive_rnn.encoder, *model.attentive_rnn.decoder)
+    shapes = [block.tmix.step().initial_state(1).matrix.shape[1:] for block in blocks]
+    starts = [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
+    given = (text, all_true(text), audio, all_true(audio))
+    logits, _ = model.forward_train(*given, states=starts)
+    for gradient in torch.autograd.grad(logits.square().sum(), starts):
+        assert (gradient.abs().amax((-1, -2)) > 0).all()
+    rows = [None, *(torch.stack((start, torch.zeros_like(start))) for start in starts[1:])]
+    one_row, _ = model.forward_train(*given, states=rows)
+    cold, _ = model.forward_train(*given)
+    torch.testing.assert_close(one_row[1], cold[1])
+    assert (one_row[0] - cold[0]).abs().max() > 1e-3
+    with pytest.raises(ValueError, match="shorter"):
+        model.forward_train(*given, states=starts[:-1])
+
+
+@DIALECTS
 @pytest.mark.parametrize("prefix", ["", "model."])
 def test_a_network_is_rebuilt_from_its_tensors_alone(config: SmallEConfig, prefix: str) -> None:
     state = SmallE(config).state_dict()

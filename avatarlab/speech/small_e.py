@@ -18,16 +18,25 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from avatarlab.errors import SettingsError, WeightsError
-from avatarlab.speech.gla import NORM_EPS, GLAState, MixingBlock, SwiGLU
+from avatarlab.speech.gla import NORM_EPS, GatedLinearAttention, MixerState, MixingBlock, SwiGLU, TimeMixer
+from avatarlab.speech.mamba2 import Mamba2
+from avatarlab.speech.rwkv6 import RWKV6
 
 PAD, BOS, EOS, FIRST_CODE = 0, 1, 2, 3
 POSITION_ROWS = 2000
 POSITION_TAPS = 31
 
+BLOCK = r"attentive_rnn\.(?:encoder|decoder)\.\d+\."  # keys of the causal blocks in the published layout
+Mixer = Literal["gla", "rwkv6", "mamba2"]
+
 
 @dataclass(frozen=True)
 class SmallEConfig:
-    """Sizes of a network; `expand_k` and `expand_v` are the widths of all keys and of all values over `width`."""
+    """Sizes of a network; `expand_k` and `expand_v` are the widths of all keys and of all values over `width`.
+
+    `mixer` is the time mixer of every causal block. `short_conv` is a choice of GLA: Mamba2 always has its convolution,
+    RWKV6 its token shift.
+    """
 
     width: int = 256
     text_vocabulary: int = 256
@@ -39,6 +48,7 @@ class SmallEConfig:
     expand_k: float = 0.5
     expand_v: float = 1.0
     short_conv: bool = True
+    mixer: Mixer = "gla"
     positions: Literal["sinusoidal", "convolutional"] = "sinusoidal"
     position_rows: int = POSITION_ROWS
     position_width: int = 64
@@ -55,6 +65,8 @@ class SmallEConfig:
             < 1
         ):
             raise SettingsError("a Small-E size is zero or negative", "give positive sizes")
+        if self.mixer != "gla" and not self.short_conv:
+            raise SettingsError(f"short_conv is off for {self.mixer}", "leave short_conv on; only gla can do without")
         for width in (self.width, self.position_width):
             for expand in (self.expand_k, self.expand_v):
                 if round(width * expand) % self.heads or round(width * expand) < self.heads:
@@ -181,6 +193,20 @@ class TextMemory:
     mask: Bool[Tensor, "b j"]
 
 
+def mixing_block(config: SmallEConfig, width: int) -> MixingBlock:
+    """A block of this width with the configured time mixer."""
+    sizes = (width, config.heads, config.expand_k, config.expand_v)
+    mixer: TimeMixer
+    match config.mixer:
+        case "gla":
+            mixer = GatedLinearAttention(*sizes, config.short_conv)
+        case "rwkv6":
+            mixer = RWKV6(*sizes)
+        case "mamba2":
+            mixer = Mamba2(*sizes)
+    return MixingBlock(width, mixer)
+
+
 class PositionAwareAttention(nn.Module):
     """PACA (spec 4): content selects an expected position, a causal network moves it, that position selects content."""
 
@@ -188,9 +214,7 @@ class PositionAwareAttention(nn.Module):
         super().__init__()
         width = config.width
         self.q, self.k, self.v = nn.Linear(width, width), nn.Linear(width, width), nn.Linear(width, width)
-        self.pos_net = MixingBlock(
-            config.position_width, config.heads, config.expand_k, config.expand_v, config.short_conv
-        )
+        self.pos_net = mixing_block(config, config.position_width)
         self.pos_embed = (
             ConvolutionalPositions(config.position_rows, config.position_width)
             if config.positions == "convolutional"
@@ -219,7 +243,7 @@ class PositionAwareAttention(nn.Module):
         memory: TextMemory,
         lengths: Int[Tensor, "b"] | None = None,
         guide: Float[Tensor, "b t j"] | None = None,
-    ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b 2 t j"], GLAState]:
+    ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b 2 t j"], MixerState]:
         """`guide` replaces its own share (row sums, 0 to 1) of the position selection: teacher forcing for training."""
         q = self.ln_q(self.q(x))
         if self.rotary is not None:
@@ -246,9 +270,8 @@ class AttentiveRNN(nn.Module):
 
     def __init__(self, config: SmallEConfig) -> None:
         super().__init__()
-        sizes = (config.width, config.heads, config.expand_k, config.expand_v, config.short_conv)
-        self.encoder = nn.ModuleList(MixingBlock(*sizes) for _ in range(config.encoder_blocks))
-        self.decoder = nn.ModuleList(MixingBlock(*sizes) for _ in range(config.decoder_blocks))
+        self.encoder = nn.ModuleList(mixing_block(config, config.width) for _ in range(config.encoder_blocks))
+        self.decoder = nn.ModuleList(mixing_block(config, config.width) for _ in range(config.decoder_blocks))
         self.cross_att = PositionAwareAttention(config)
 
     def forward(
@@ -257,19 +280,26 @@ class AttentiveRNN(nn.Module):
         memory: TextMemory,
         lengths: Int[Tensor, "b"] | None = None,
         guide: Float[Tensor, "b t j"] | None = None,
-    ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b 2 t j"], list[GLAState]]:
-        """Also returns the states in call order: encoder blocks, PosNet, decoder blocks."""
-        states = []
-        for block in self.encoder:
-            x, state = block(x, lengths)
-            states.append(state)
-        content, attention, state = self.cross_att(x, memory, lengths, guide)
-        states.append(state)
+        states: Sequence[Float[Tensor, "*_ n k v"] | None] | None = None,
+    ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b 2 t j"], list[MixerState]]:
+        """Also returns the states in call order: encoder blocks, PosNet, decoder blocks.
+
+        `states` are the start memories of the encoder and decoder blocks, each for all rows or one per row; PosNet
+        always starts at zero (spec 6.5).
+        """
+        count = len(self.encoder)
+        starts = [None] * (count + len(self.decoder)) if states is None else states
+        finals = []
+        for block, start in zip(self.encoder, starts[:count], strict=True):
+            x, final = block(x, lengths, start)
+            finals.append(final)
+        content, attention, final = self.cross_att(x, memory, lengths, guide)
+        finals.append(final)
         x = x + content
-        for block in self.decoder:
-            x, state = block(x, lengths)
-            states.append(state)
-        return x, attention, states
+        for block, start in zip(self.decoder, starts[count:], strict=True):
+            x, final = block(x, lengths, start)
+            finals.append(final)
+        return x, attention, finals
 
 
 class CodebookTable(nn.Module):
@@ -374,13 +404,15 @@ class SmallE(nn.Module):
         audio_ids: Int[Tensor, "b t q"],
         audio_mask: Bool[Tensor, "b t"],
         guide: Float[Tensor, "b t j"] | None = None,
+        states: Sequence[Float[Tensor, "*_ n k v"] | None] | None = None,
     ) -> tuple[Float[Tensor, "b t q c"], Float[Tensor, "b 2 t j"]]:
         """Logits of the next column and the attention maps (A1, A2), of right-padded batches.
 
         A row's results inside its mask do not depend on the rows beside it or on what stands in its padding.
+        `states` are start memories as in `AttentiveRNN.forward`.
         """
         x = self.embed_audio(audio_ids) * audio_mask[..., None]
-        x, attention, _ = self.attentive_rnn(x, self.read_text(text_ids, text_mask), guide=guide)
+        x, attention, _ = self.attentive_rnn(x, self.read_text(text_ids, text_mask), guide=guide, states=states)
         return self.head(x), attention
 
     def _tie(self) -> None:
@@ -422,17 +454,10 @@ def infer_config(tensors: Mapping[str, Tensor]) -> SmallEConfig:
     Dropouts are not in the tensors: they are set to zero. Raises WeightsError if a size cannot be told.
     """
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    block = r"attentive_rnn\.(?:encoder|decoder)\.\d+\."
     width = _agreed(
-        shapes, "width", [("txt_embed.weight", 1), (r".*cross_att\.ln_[qkv]\.weight", 0), (block + r"norm.\.bias", 0)]
+        shapes, "width", [("txt_embed.weight", 1), (r".*cross_att\.ln_[qkv]\.weight", 0), (BLOCK + r"norm.\.bias", 0)]
     )
-    key_width = _agreed(
-        shapes, "key width", [(block + r"tmix\.[qk]_proj\.weight", 0), (block + r"tmix\.gk_proj\.1\.bias", 0)]
-    )
-    value_width = _agreed(
-        shapes, "value width", [(block + r"tmix\.[vg]_proj\.weight", 0), (block + r"tmix\.o_proj\.weight", 1)]
-    )
-    head_width = _agreed(shapes, "head width", [(block + r"tmix\.g_norm_swish_gate\.weight", 0)])
+    mixer, heads, key_width, value_width = _mixer_sizes(shapes)
     frequencies = _agreed(shapes, "", [(r"txt_encoder\.sa\.\d+\.tmix\.rotary\.freqs", 0)], default=width // 4)
     tables = [("rvq_embed.weight", axis) for axis in (0, 1)], [("logits_head.weight", axis) for axis in (0, 1)]
     codebooks, rows = (_agreed(shapes, "codebooks", [tables[0][axis], tables[1][axis]]) for axis in (0, 1))
@@ -445,10 +470,11 @@ def infer_config(tensors: Mapping[str, Tensor]) -> SmallEConfig:
         text_heads=max(1, width // (4 * max(1, frequencies))),
         encoder_blocks=_count(shapes, "attentive_rnn.encoder"),
         decoder_blocks=_count(shapes, "attentive_rnn.decoder"),
-        heads=max(1, value_width // max(1, head_width)),
+        heads=heads,
         expand_k=key_width / width,
         expand_v=value_width / width,
-        short_conv=any("_conv1d." in key for key in shapes),
+        short_conv=mixer != "gla" or any("_conv1d." in key for key in shapes),
+        mixer=mixer,
         positions="convolutional" if convolutional else "sinusoidal",
         position_rows=_agreed(shapes, "", [(r".*pos_embed\.embed\.weight", 0)], default=POSITION_ROWS),
         position_width=_agreed(shapes, "position width", [(r".*pos_net\.norm.\.(weight|bias)", 0)]),
@@ -459,6 +485,24 @@ def infer_config(tensors: Mapping[str, Tensor]) -> SmallEConfig:
         dropout_text=0.0,
         dropout_attention=0.0,
     )
+
+
+def _mixer_sizes(shapes: Mapping[str, Sequence[int]]) -> tuple[Mixer, int, int, int]:
+    """The time mixer, told by a tensor that only it has, its heads and the widths of all its keys and values."""
+
+    def agreed(name: str, *places: tuple[str, int]) -> int:
+        return _agreed(shapes, name, [(BLOCK + r"tmix\." + pattern, axis) for pattern, axis in places])
+
+    value_width = agreed("value width", (r"[vg]_proj\.weight", 0), (r"(?:o|out)_proj\.weight", 1))
+    if any(key.endswith(".tmix.A_log") for key in shapes):
+        heads = agreed("heads", ("A_log", 0), ("D", 0), ("dt_bias", 0))
+        convolved = agreed("state width", (r"conv1d\.weight", 0), (r"conv1d\.bias", 0))
+        return "mamba2", heads, heads * (convolved - value_width) // 2, value_width
+    key_width = agreed("key width", (r"[qkr]_proj\.weight", 0), (r"gk_proj\.1\.bias", 0))
+    if any(key.endswith(".tmix.bonus") for key in shapes):
+        return "rwkv6", agreed("heads", ("bonus", 0)), key_width, value_width
+    head_width = agreed("head width", (r"g_norm_swish_gate\.weight", 0))
+    return "gla", max(1, value_width // max(1, head_width)), key_width, value_width
 
 
 def _agreed(
