@@ -29,12 +29,14 @@ from urllib.parse import unquote, urlsplit
 from avatarlab.errors import SettingsError, WeightsError
 from avatarlab.keys import canonical_json, quantised
 from avatarlab.store import local_file
+from avatarlab.text import languages_of
 
 if TYPE_CHECKING:
     import torch
 
 STAGES = ("text", "small_e", "codec", "audio_features", "motion", "renderer")
 WITHOUT_WEIGHTS = ("text", "audio_features")  # the bundled ones are rules and signal processing; others may have files
+FILE_NAMES = {stage: "text.json" if stage == "text" else f"{stage}.safetensors" for stage in STAGES}
 BUNDLED = Path(__file__).parent / "weights"
 DEFAULT = "mini"
 FILE_NAME = "models.toml"
@@ -81,6 +83,11 @@ class ModelSet:
         return sha256(canonical_json({"weights": file.sha256, "settings": settings})).hexdigest()
 
     @property
+    def languages(self) -> tuple[str, ...]:
+        """What the set speaks, as BCP-47 tags: `languages` in [text.settings], else English."""
+        return languages_of(self.files["text"].settings if "text" in self.files else {})
+
+    @property
     def set_digest(self) -> str:
         """sha256 in hex over the digests of all stages."""
         return sha256(
@@ -100,15 +107,17 @@ class ModelSet:
                 problems.append(error)
         return tuple(problems)
 
-    def load_tensors(self, stage: str) -> dict[str, "torch.Tensor"]:
-        """The tensors of a stage on the CPU, by name. Raises WeightsError where they are missing or damaged."""
+    def checked_path(self, stage: str) -> Path:
+        """Where the file of a stage lies, its sha256 verified. Raises WeightsError where it is missing or damaged."""
         file = self.file(stage)
         if file.path is None:
             raise WeightsError(f"the stage {stage} of {self.path} has no weights", "give it a uri and a sha256")
         _check_digest(file)
-        if file.path.suffix == ".safetensors":
-            return _read_safetensors(file.path)
-        return _read_checkpoint(file.path)
+        return file.path
+
+    def load_tensors(self, stage: str) -> dict[str, "torch.Tensor"]:
+        """The tensors of a stage on the CPU, by name. Raises WeightsError where they are missing or damaged."""
+        return read_tensors(self.checked_path(stage))
 
 
 def read_model_set(source: Path | str | None = None) -> ModelSet:
@@ -139,7 +148,7 @@ def list_model_sets(folder: Path = BUNDLED) -> tuple[ModelSet, ...]:
 def write_model_set(
     folder: Path, name: str, settings: Mapping[str, Mapping[str, Setting]], description: str = ""
 ) -> ModelSet:
-    """Write `folder/models.toml` with the digests of the weights that lie there as <stage>.safetensors.
+    """Write `folder/models.toml` with the digests of the files that lie there under their FILE_NAMES.
 
     Stages without weights are written where WITHOUT_WEIGHTS names them or `settings` has them. Raises SettingsError for
     settings of an unknown stage or of a type TOML or a key cannot hold.
@@ -150,7 +159,7 @@ def write_model_set(
     if description:
         lines.append(f"description = {_toml(description)}")
     for stage in STAGES:
-        weights = folder / f"{stage}.safetensors"
+        weights = folder / FILE_NAMES[stage]
         own = _checked_settings(path, stage, settings.get(stage, {}))
         if not weights.exists() and stage not in WITHOUT_WEIGHTS and stage not in settings:
             continue
@@ -162,6 +171,15 @@ def write_model_set(
     with local_file(path) as file:
         file.write(("\n".join(lines) + "\n").encode("utf-8"))
     return read_model_set(path)
+
+
+def read_tensors(path: Path) -> dict[str, "torch.Tensor"]:
+    """The tensors of a safetensors file or of a checkpoint, by name, on the CPU.
+
+    A checkpoint may keep them under `state_dict` (Lightning) or `model`. Nothing in it is executed.
+    Raises WeightsError where the file is damaged or holds anything but tensors.
+    """
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
 
 
 def _locate(source: Path | str | None) -> Path:
@@ -277,23 +295,35 @@ def _read_safetensors(path: Path) -> dict[str, "torch.Tensor"]:
 
 def _read_checkpoint(path: Path) -> dict[str, "torch.Tensor"]:
     import pickle
+    import zipfile
 
     import torch
 
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        mapped = zipfile.is_zipfile(path)  # then what is not asked for, as an optimiser's state, is never read
+        with torch.sparse.check_sparse_tensor_invariants():
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(
             f"{path} is not a checkpoint of tensors alone: {reason}", "convert it to safetensors"
         ) from None
-    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
-        loaded = loaded["state_dict"]
+    for holder in ("state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(holder), dict):
+            loaded = loaded[holder]
     if not isinstance(loaded, dict) or not all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in loaded.items()
     ):
         raise WeightsError(f"{path} holds more than tensors by name", "convert its state dict to safetensors")
+    for name, tensor in loaded.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or _claims_more(tensor):
+            raise WeightsError(f"{path}: {name[:80]} is not a plain tensor", "use an undamaged file")
     return loaded
+
+
+def _claims_more(tensor: "torch.Tensor") -> bool:
+    """Whether it has more elements than the file holds for it: strides of zero can claim any size."""
+    return tensor.is_meta or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
 
 
 def _toml(value: Setting) -> str:
