@@ -2,7 +2,8 @@
 
     avatar.toml     name, licence, background; [consent] who, when, purpose; [voice] transcript
     picture.mp4     an idle clip with a closed mouth, played forwards and backwards; or picture.png, .jpg, .webp
-    voice.wav       3 to 15 seconds, one voice
+    voice.wav       3 to 15 seconds, one voice, saying the transcript and nothing else
+    voice_state.safetensors   optional: the voice as `avatarlab voices tune` has learned it (see `speech.voice_state`)
     landmarks.npy   optional: float (n, 68, 2), one row per frame of the picture; found by `lips.face` when missing
     matte.mp4       optional: grey, white where the presenter is; or matte.png; or the opacity of picture.png
 
@@ -16,21 +17,40 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from avatarlab import FPS, SAMPLE_RATE_HZ
-from avatarlab.errors import AvatarError, MediaError
+from avatarlab.errors import AvatarError, InputError, MediaError, SettingsError
 from avatarlab.lips import face
 from avatarlab.media import probe, read_alpha, read_audio, read_frames, read_grey_frames, read_image
+from avatarlab.text import normalise
+
+if TYPE_CHECKING:
+    from avatarlab.speech.heard import Listener
 
 BUNDLED = Path(__file__).parent / "presenters"
 DEFAULT_BACKGROUND = "#20304a"
 
 SHORTEST_VOICE_SECONDS, LONGEST_VOICE_SECONDS = 3.0, 15.0
+SILENT, QUIET = -50.0, -36.0  # dB of the loudest tenth
+CLIPPED, NEARLY_CLIPPED = 0.005, 0.0002  # shares of samples
+NOISY, NEARLY_NOISY = (
+    14.0,
+    20.0,
+)  # dB from the quietest moments to the loudest: 4 more than the signal has over the noise
+WORDS_A_SECOND = 0.5, 6.0
+# What `speech.heard` measures, set on 20 sentences each in 3 trained and 5 unknown voices; wrong: another text as long.
+LEAST_EVIDENCE = 4.0  # right: 14 and more in trained voices, 7 in the median of unknown ones; wrong: 3.7 and less
+LEAST_SECOND = 0.4  # right: 0.7 and more in trained voices, 0.6 in the median of unknown ones
+MOST_UNREAD = 3  # right: 0 to 2; with three words too many: 7 and more
+MOST_UNWRITTEN_SECONDS = 0.2  # right: 0.12 and less; without the last two words: 0.3 in the median
+MOST_WORD_ERRORS = 0.6
+VOICE_STATE = "voice_state.safetensors"
+MAX_STATE_BYTES = 64 << 20
 SMALLEST_SIDE, LARGEST_SIDE = 128, 4096
 COVERED = 250  # opacity from which a pixel shows nothing but the presenter
 BLURRED = 8.0  # a photograph scores 35 and more, the same one blurred by a tenth of the eye distance 2
@@ -57,8 +77,10 @@ class Avatar:
     """A bundle as its folder says; nothing but `avatar.toml` was understood yet.
 
     `background` is `#rrggbb` or the path of an image in the bundle. The digests are sha256 over what a stage uses:
-    `voice_digest` the voice clip and its transcript; `picture_digest` what `avatar_frames` is made of: picture, landmarks
-    (or the version of the code that finds them) and matte; `matte_digest` the matte file alone, "" without one."""
+    `voice_digest` the voice clip and its transcript; `state_digest` the tuned voice, "" without one; `picture_digest`
+    what `avatar_frames` is made of: picture, landmarks (or the version of the code that finds them) and matte;
+    `matte_digest` the matte file alone, "" without one. `state_tuned_for` is the sha256 of the Small-E weights that the
+    tuned voice fits."""
 
     id: str
     folder: Path
@@ -75,6 +97,8 @@ class Avatar:
     voice_digest: str
     picture_digest: str
     matte_digest: str
+    state_digest: str = ""
+    state_tuned_for: str = ""
 
 
 @dataclass(frozen=True)
@@ -171,6 +195,7 @@ def _load(folder: Path, id: str) -> Avatar:
     landmarks = _if_there(folder / "landmarks.npy")
     matte = _if_there(folder / "matte.mp4") or _if_there(folder / "matte.png")
     transcript = " ".join(text("voice", "transcript", "").split())
+    state = _if_there(folder / VOICE_STATE)
     return Avatar(
         id=id,
         folder=folder,
@@ -188,6 +213,8 @@ def _load(folder: Path, id: str) -> Avatar:
         # the matte decides the colours along the presenter's edge, so it belongs to the picture
         picture_digest=_digest(picture, landmarks or f"face {face.VERSION}".encode(), matte or b""),
         matte_digest=_digest(matte) if matte else "",
+        state_digest=_digest(state) if state else "",
+        state_tuned_for=_tuned_for(id, state) if state else "",
     )
 
 
@@ -202,6 +229,23 @@ def _texts(id: str, sections: Mapping[str, Mapping[str, object]]) -> Callable[..
         return str(value)
 
     return text
+
+
+def _tuned_for(id: str, state: Path) -> str:
+    """What the header of a tuned voice says; no tensor is read."""
+    from safetensors import SafetensorError, safe_open
+
+    again = f"run `avatarlab voices tune {id}` again, or remove the file"
+    if state.stat().st_size > MAX_STATE_BYTES:
+        raise AvatarError(f"{state.name} of {id} has more than {MAX_STATE_BYTES >> 20} MiB", again)
+    try:
+        with safe_open(state, framework="numpy") as file:
+            told = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise AvatarError(f"{state.name} of {id} cannot be read: {error}", again) from error
+    if "small_e" not in told:
+        raise AvatarError(f"{state.name} of {id} does not say which speech model it was tuned for", again)
+    return told["small_e"]
 
 
 def _if_there(path: Path) -> Path | None:
@@ -332,22 +376,41 @@ def _no_face(avatar: Avatar) -> AvatarError:
 # --- checking --------------------------------------------------------------------------------------------------------
 
 
-def check_avatar(avatar: Avatar) -> list[Finding]:
-    """Look at the first frame of the picture and at the voice; in seconds, without loading an engine."""
-    findings: list[Finding] = []
-    checks: dict[str, Callable[[Avatar], Iterator[Finding]]] = {"picture": _check_picture, "voice": _check_voice}
-    for what, check in checks.items():
-        try:
-            for finding in check(avatar):  # what was found before an error stays
-                findings.append(finding)
-        except (AvatarError, MediaError) as error:
-            findings.append(Finding("error", what, error.message, error.remedy))
-    return findings
+def check_avatar(avatar: Avatar, listener: "Listener | None" = None) -> list[Finding]:
+    """Look at the first frame of the picture and at the voice, in seconds and without an engine.
+
+    With a `listener` its speech model also hears whether the voice clip says the transcript, in another second."""
+    return [*_found("picture", _check_picture(avatar)), *check_voice(avatar, listener)]
+
+
+def check_voice(avatar: Avatar, listener: "Listener | None" = None) -> list[Finding]:
+    """The half of `check_avatar` that is about the voice clip and its transcript."""
+    return _found("voice", _check_voice(avatar, listener))
+
+
+def _found(what: str, findings: Iterator[Finding]) -> list[Finding]:
+    """What was found before an error stays."""
+    kept: list[Finding] = []
+    try:
+        for finding in findings:
+            kept.append(finding)
+    except (InputError, MediaError) as error:
+        kept.append(Finding("error", what, error.message, error.remedy))
+    return kept
 
 
 def validate_avatar(avatar: Avatar) -> None:
     """Raise `AvatarError` for the first error that `check_avatar` finds."""
-    for finding in check_avatar(avatar):
+    _raise_first(avatar, check_avatar(avatar))
+
+
+def validate_voice(avatar: Avatar) -> None:
+    """Raise `AvatarError` for the first error that `check_voice` finds."""
+    _raise_first(avatar, check_voice(avatar))
+
+
+def _raise_first(avatar: Avatar, findings: Sequence[Finding]) -> None:
+    for finding in findings:
         if finding.level == "error":
             raise AvatarError(f"avatar {avatar.id}: {finding.message}", finding.remedy)
 
@@ -434,48 +497,110 @@ def _check_pose(landmarks: Float32[np.ndarray, "68 2"], frame: UInt8[np.ndarray,
         yield Finding("ok", "sharpness", f"{sharp:.0f}")
 
 
-def _check_voice(avatar: Avatar) -> Iterator[Finding]:
+def _check_voice(avatar: Avatar, listener: "Listener | None") -> Iterator[Finding]:
     seconds = probe(avatar.voice).audio_seconds
-    if not SHORTEST_VOICE_SECONDS <= seconds <= LONGEST_VOICE_SECONDS:
+    shortest, longest = SHORTEST_VOICE_SECONDS, LONGEST_VOICE_SECONDS
+    if not shortest <= seconds <= longest:
+        limit = f"at least {shortest:.0f} s are needed" if seconds < shortest else f"{longest:.0f} s is the most"
         yield Finding(
-            "error",
-            "voice",
-            f"voice.wav is {seconds:.1f} s long",
-            f"use {SHORTEST_VOICE_SECONDS:.0f} to {LONGEST_VOICE_SECONDS:.0f} s of one person speaking",
+            "error", "voice", f"voice.wav is {seconds:.1f} s long; {limit}", "record one person speaking for 5 to 10 s"
         )
         return
     waveform = read_audio(avatar.voice, SAMPLE_RATE_HZ)
     loudness = _frame_loudness(waveform)
     loud, quiet = float(np.percentile(loudness, 90)), float(np.percentile(loudness, 5))
-    if loud < -50:
-        yield Finding("error", "voice", "voice.wav is silent", "record it again")
+    if loud < SILENT:
+        yield Finding(
+            "error",
+            "voice",
+            f"voice.wav is silent: {loud:.0f} dB where it is loudest; at least {SILENT:.0f} dB is needed",
+            "record it again",
+        )
         return
     yield Finding("ok", "voice", f"{seconds:.1f} s")
-    if loud < -36:
-        yield Finding("warning", "voice", f"voice.wav is quiet ({loud:.0f} dB)", "record it closer to the microphone")
-    clipped = _clipped_share(waveform)
-    if clipped > 0.005:
-        yield Finding("error", "clipping", f"{clipped:.1%} of voice.wav is clipped", "record it again, less loud")
-    elif clipped > 0.0002:
-        yield Finding("warning", "clipping", f"{clipped:.2%} of voice.wav is clipped", "record it less loud")
-    if loud - quiet < 15:
-        yield Finding(
-            "warning", "noise", f"speech is only {loud - quiet:.0f} dB above the noise", "record in a quiet room"
-        )
-    words = len(avatar.transcript.split())
-    if not words:
-        yield Finding(
-            "error", "transcript", "the voice has no transcript", "write what voice.wav says under [voice] transcript"
-        )
-    elif not 0.8 <= words / seconds <= 5.5:
+    if loud < QUIET:
         yield Finding(
             "warning",
-            "transcript",
-            f"{words} words in {seconds:.1f} s do not seem to be what voice.wav says",
-            "write exactly what is heard",
+            "voice",
+            f"voice.wav is quiet: {loud:.0f} dB; {QUIET:.0f} dB is better",
+            "record it closer to the microphone",
         )
-    else:
-        yield Finding("ok", "transcript", f"{words} words")
+    clipped = _clipped_share(waveform)
+    if clipped > NEARLY_CLIPPED:
+        yield Finding(
+            "error" if clipped > CLIPPED else "warning",
+            "clipping",
+            f"{clipped:.2%} of voice.wav is clipped; {CLIPPED if clipped > CLIPPED else NEARLY_CLIPPED:.2%} is the limit",
+            "record it again, less loud",
+        )
+    above = loud - quiet
+    if above < NEARLY_NOISY:
+        yield Finding(
+            "error" if above < NOISY else "warning",
+            "noise",
+            f"speech is only {above:.0f} dB above the noise; {NOISY if above < NOISY else NEARLY_NOISY:.0f} dB is the limit",
+            "record in a quiet room",
+        )
+    yield _check_transcript(avatar, waveform, listener)
+    if listener is not None and avatar.state_digest and avatar.state_tuned_for != listener.small_e_sha256:
+        yield Finding(
+            "warning",
+            "tuned voice",
+            f"{VOICE_STATE} was tuned for other speech weights and is not used",
+            f"run `avatarlab voices tune {avatar.id}` again, or remove it",
+        )
+
+
+def _check_transcript(avatar: Avatar, waveform: Float32[np.ndarray, "s"], listener: "Listener | None") -> Finding:
+    exactly = "write exactly what is heard in voice.wav under [voice] transcript, or give another clip"
+    if not avatar.transcript:
+        return Finding("error", "transcript", "the voice has no transcript", exactly)
+    try:
+        words = len(normalise(avatar.transcript).spoken.split())
+    except InputError as error:
+        return Finding("error", "transcript", error.message, exactly)
+    seconds = len(waveform) / SAMPLE_RATE_HZ
+    slowest, fastest = WORDS_A_SECOND
+    if not slowest <= words / seconds <= fastest:
+        said = f"the transcript has {words} words for {seconds:.1f} s, {words / seconds:.1f} a second"
+        return Finding("error", "transcript", f"{said}; people speak {slowest} to {fastest}", exactly)
+    if listener is None:
+        return Finding("ok", "transcript", f"{words} words")
+    heard = listener.hear(waveform, avatar.transcript)
+    if heard.evidence < LEAST_EVIDENCE:
+        return _second_opinion(avatar, waveform, f"evidence {heard.evidence:.1f}; at least {LEAST_EVIDENCE} is needed")
+    if heard.unread_units > MOST_UNREAD:
+        said = f"voice.wav ends {heard.unread_units} sounds before its transcript does; {MOST_UNREAD} is the limit"
+        return Finding("error", "transcript", said, exactly)
+    if heard.unwritten_seconds > MOST_UNWRITTEN_SECONDS:
+        said = f"voice.wav goes on for {heard.unwritten_seconds:.2f} s after the last word of its transcript"
+        return Finding("error", "transcript", f"{said}; {MOST_UNWRITTEN_SECONDS} s is the limit", exactly)
+    if heard.weakest_second < LEAST_SECOND:
+        said = f"a second of voice.wav does not fit its transcript: {heard.weakest_second:.2f} of the mean evidence"
+        return Finding("error", "transcript", f"{said}; at least {LEAST_SECOND} is needed", exactly)
+    return Finding("ok", "transcript", f"{words} words, evidence {heard.evidence:.0f} of at least {LEAST_EVIDENCE:.0f}")
+
+
+def _second_opinion(avatar: Avatar, waveform: Float32[np.ndarray, "s"], measured: str) -> Finding:
+    """Of the recogniser, where it is installed: the speech model may not know this voice."""
+    from avatarlab.training.recognise import transcribe, word_error_rate
+
+    remedy = (
+        "write exactly what is heard; where it is, the voice is unlike those the speech model knows: give another clip"
+    )
+    said = f"voice.wav does not seem to say its transcript: {measured}"
+    try:
+        rate = word_error_rate(normalise(avatar.transcript).spoken, transcribe(waveform))
+    except SettingsError:
+        return Finding("error", "transcript", said, remedy)
+    if rate > MOST_WORD_ERRORS:
+        return Finding("error", "transcript", f"{said}; a recogniser hears {rate:.0%} of its words wrong", remedy)
+    return Finding(
+        "warning",
+        "transcript",
+        f"the speech model does not know this voice ({measured}), though a recogniser hears the transcript in it",
+        "expect a poor likeness; tune the voice, or give another clip",
+    )
 
 
 def _frame_loudness(waveform: Float32[np.ndarray, "s"]) -> Float32[np.ndarray, "k"]:

@@ -16,12 +16,14 @@ import os
 import secrets
 import select
 import signal
+import struct
 import subprocess
+import sys
 import tempfile
 import time
 import warnings
 import wave
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +54,7 @@ _READABLE = {
     "protocol_whitelist": "file,pipe",
     "format_whitelist": "mov,mp4,matroska,webm,avi,nut,wav,w64,aiff,au,mp3,flac,ogg,aac",
 }
+_WAV_OPEN_END = 0xFFFFFFFF  # where ffmpeg, too, does not know the length
 _IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 _NO_ROOM = ("No space left on device", "Disk quota exceeded", "File too large")
 _NOT_MEDIA = ("Invalid data found", "moov atom not found", "not contain any stream", "matches no streams", "whitelist")
@@ -188,13 +191,55 @@ def _read_pictures(path: Path, fps: int | None, codec: str) -> Iterator[UInt8[np
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def write_wav(path: Path, waveform: Waveform, sample_rate_hz: int = SAMPLE_RATE_HZ) -> None:
-    """Mono PCM of 16 bits, clipped to full scale; equal samples make equal bytes."""
+def write_wav(path: Path, sound: Waveform | Iterable[Waveform], sample_rate_hz: int = SAMPLE_RATE_HZ) -> int:
+    """Mono PCM of 16 bits, clipped to full scale; equal samples make equal bytes. Returns the number of samples.
+
+    Sound that comes in pieces is written piece by piece.
+    """
     with _replacing(path) as temporary, _disk(path), wave.open(str(temporary), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(sample_rate_hz)
-        file.writeframes(_pcm16(waveform))
+        for piece in [sound] if isinstance(sound, np.ndarray) else sound:
+            file.writeframes(_pcm16(piece))
+        return file.getnframes()
+
+
+@contextmanager
+def wav_stream(path: Path | None, sample_rate_hz: int = SAMPLE_RATE_HZ) -> Iterator[Callable[[Waveform], None]]:
+    """A function that appends sound to a WAV file as of `write_wav`, or to stdout: it can be played while it grows.
+
+    The header of a file holds no length until the block ends, that of a pipe or of stdout never does. Raises MediaError
+    where it cannot be written, or nobody reads any longer.
+    """
+    written = 0
+    with _disk(path or Path("stdout")):
+        file = io.FileIO(os.dup(sys.stdout.fileno()) if path is None else path, "wb")
+
+    def put(data: bytes) -> None:
+        left = memoryview(data)
+        try:
+            while left:
+                left = left[file.write(left) or 0 :]
+        except BrokenPipeError as error:
+            raise MediaError("nobody listens to the sound any longer", "keep the player running to the end") from error
+        except OSError as error:
+            raise MediaError(f"the sound cannot be written: {error}", "choose another file") from error
+
+    def append(waveform: Waveform) -> None:
+        nonlocal written
+        data = _pcm16(waveform)
+        put(data)
+        written += len(data)
+
+    with file:
+        put(_wav_header(_WAV_OPEN_END, sample_rate_hz))
+        try:
+            yield append
+        finally:
+            if path is not None and file.seekable():
+                file.seek(0)
+                put(_wav_header(written, sample_rate_hz))
 
 
 def write_lossless(path: Path, frames: Iterable[Frame] | Iterable[GreyFrame], fps: int = FPS) -> int:
@@ -604,6 +649,12 @@ def _replacing(path: Path) -> Iterator[Path]:
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _wav_header(data_bytes: int, sample_rate_hz: int) -> bytes:
+    riff, data = min(data_bytes + 36, _WAV_OPEN_END), min(data_bytes, _WAV_OPEN_END)
+    described = (16, 1, 1, sample_rate_hz, 2 * sample_rate_hz, 2, 16)  # PCM, mono, 2 bytes a sample
+    return struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", riff, b"WAVE", b"fmt ", *described, b"data", data)
 
 
 def _pcm16(waveform: Waveform) -> bytes:

@@ -1,6 +1,7 @@
 """What avatarlab.avatars promises about bundles, good and bad."""
 
 import dataclasses
+import re
 import shutil
 import tomllib
 from pathlib import Path
@@ -9,10 +10,25 @@ import numpy as np
 import pytest
 from cartoon import TOML, speechlike, sway, write_bundle
 from PIL import Image, ImageFilter
+from safetensors.numpy import save_file
 
-from avatarlab.avatars import BUNDLED, Avatar, avatar_frames, check_avatar, list_avatars, load_avatar, validate_avatar
+from avatarlab.avatars import (
+    BUNDLED,
+    Avatar,
+    Finding,
+    avatar_frames,
+    check_avatar,
+    check_voice,
+    list_avatars,
+    load_avatar,
+    validate_avatar,
+)
 from avatarlab.errors import AvatarError, MediaError
 from avatarlab.media import write_lossless, write_wav
+from avatarlab.models import read_model_set
+from avatarlab.speech.heard import Heard, Listener
+
+HISS = np.random.default_rng(0).standard_normal(64_000).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -253,21 +269,24 @@ class TestChecking:
         validate_avatar(avatar)
 
     @pytest.mark.parametrize(
-        ("voice", "what"),
+        ("voice", "what", "measured"),
         [
-            (speechlike(0.2), "voice"),
-            (speechlike(20.0), "voice"),
-            (np.zeros(64_000, np.float32), "voice"),
-            (1e-4 * speechlike(4.0), "voice"),
-            (np.clip(20 * speechlike(4.0), -1, 1), "clipping"),
-            (np.zeros(0, np.float32), "voice"),
+            (speechlike(0.2), "voice", "0.2 s long; at least 3 s are needed"),
+            (speechlike(20.0), "voice", "20.0 s long; 15 s is the most"),
+            (np.zeros(64_000, np.float32), "voice", "silent: -100 dB where it is loudest; at least -50 dB"),
+            (1e-4 * speechlike(4.0), "voice", "at least -50 dB is needed"),
+            (np.clip(20 * speechlike(4.0), -1, 1), "clipping", "% of voice.wav is clipped; 0.50% is the limit"),
+            (speechlike(4.0) + 0.1 * HISS, "noise", "dB above the noise; 14 dB is the limit"),
+            (np.zeros(0, np.float32), "voice", "0.0 s long"),
         ],
-        ids=["0.2 seconds", "20 seconds", "silence", "near silence", "clipped", "empty"],
+        ids=["0.2 seconds", "20 seconds", "silence", "near silence", "clipped", "noisy", "empty"],
     )
-    def test_a_voice_that_cannot_be_cloned_is_refused(self, clip: Path, voice: np.ndarray, what: str) -> None:
+    def test_a_voice_that_cannot_be_cloned_is_refused_with_what_was_measured_and_the_limit(
+        self, clip: Path, voice: np.ndarray, what: str, measured: str
+    ) -> None:
         write_wav(clip / "voice.wav", voice)
         assert errors(load(clip)) == [what]
-        with pytest.raises(AvatarError, match="avatar clip: ") as caught:
+        with pytest.raises(AvatarError, match=f"avatar clip: .*{re.escape(measured)}") as caught:
             validate_avatar(load(clip))
         assert caught.value.remedy
 
@@ -280,16 +299,27 @@ class TestChecking:
         write_wav(clip / "voice.wav", voice / np.abs(voice).max())
         assert errors(load(clip)) == []
 
-    def test_noise_is_warned_about(self, clip: Path) -> None:
-        hiss = np.random.default_rng(0).standard_normal(64_000).astype(np.float32)
-        write_wav(clip / "voice.wav", speechlike(4.0) + 0.05 * hiss)
+    def test_a_little_noise_is_warned_about(self, clip: Path) -> None:
+        write_wav(clip / "voice.wav", speechlike(4.0) + 0.02 * HISS)
         assert level_of(load(clip), "noise") == "warning"
 
-    def test_a_missing_transcript_is_an_error_and_an_unlikely_one_a_warning(self, clip: Path) -> None:
-        (clip / "avatar.toml").write_text(TOML.replace("one two three four five six seven eight", ""))
-        assert level_of(load(clip), "transcript") == "error"
-        (clip / "avatar.toml").write_text(TOML.replace("one two", "one two " * 30))
-        assert level_of(load(clip), "transcript") == "warning"
+    @pytest.mark.parametrize(
+        ("transcript", "measured"),
+        [
+            ("", "no transcript"),
+            ("one two " * 16, "32 words for 4.0 s, 8.0 a second; people speak 0.5 to 6.0"),
+            ("one", "1 words for 4.0 s"),
+            ("\u6211\u4eec", ""),
+        ],
+    )
+    def test_a_transcript_that_cannot_be_it_is_refused_without_listening(
+        self, clip: Path, transcript: str, measured: str
+    ) -> None:
+        (clip / "avatar.toml").write_text(TOML.replace("one two three four five six seven eight", transcript))
+        (finding,) = [finding for finding in check_avatar(load(clip)) if finding.what == "transcript"]
+        assert finding.level == "error"
+        assert measured in finding.message
+        assert "exactly what is heard" in finding.remedy
 
     def test_a_picture_that_is_damaged_is_refused(self, clip: Path) -> None:
         (clip / "picture.mp4").write_bytes((clip / "picture.mp4").read_bytes()[:500])
@@ -324,6 +354,88 @@ class TestChecking:
         turn = np.array([[np.cos(0.5), np.sin(0.5)], [-np.sin(0.5), np.cos(0.5)]])
         np.save(clip / "landmarks.npy", points @ turn + 128)
         assert level_of(load(clip), "pose") == "warning"
+
+
+@pytest.fixture(scope="module")
+def listener() -> Listener:
+    return Listener(read_model_set())
+
+
+class TestListening:
+    """The bundled speech model hears whether a clip says its transcript."""
+
+    def finding(self, avatar: Avatar, transcript: str, listener: Listener) -> Finding:
+        heard = check_voice(dataclasses.replace(avatar, transcript=transcript), listener)
+        return next(finding for finding in heard if finding.what == "transcript")
+
+    @pytest.mark.parametrize(("id", "other"), [("ada", "ben"), ("ben", "carl"), ("carl", "ada")])
+    def test_the_bundled_voices_say_their_transcripts_and_not_each_others(
+        self, id: str, other: str, listener: Listener
+    ) -> None:
+        avatar = load_avatar([], id)
+        right = self.finding(avatar, avatar.transcript, listener)
+        assert right.level == "ok", right.message
+        wrong = self.finding(avatar, load_avatar([], other).transcript, listener)
+        assert wrong.level == "error", wrong.message
+        assert "at least 4.0 is needed" in wrong.message
+
+    @pytest.mark.parametrize(
+        ("transcript", "measured"),
+        [
+            ("Welcome to the lecture. We look at a simple question today in class", "ends .* sounds before"),
+            ("Welcome to the lecture. We look at", "goes on for 0.* s after the last word"),
+            (
+                "Welcome to the lecture. Most birds will build their nest.",
+                "a second of voice.wav does not fit|evidence",
+            ),
+        ],
+        ids=["too much", "too little", "half wrong"],
+    )
+    def test_a_transcript_that_is_right_in_part_is_refused_with_the_part(
+        self, transcript: str, measured: str, listener: Listener
+    ) -> None:
+        finding = self.finding(load_avatar([], "ada"), transcript, listener)
+        assert finding.level == "error"
+        assert re.search(measured, finding.message), finding.message
+        assert "limit" in finding.message or "at least" in finding.message
+        assert "exactly what is heard" in finding.remedy
+
+    def test_marks_at_the_end_of_a_transcript_do_not_matter(self, listener: Listener) -> None:
+        avatar = load_avatar([], "carl")
+        assert self.finding(avatar, avatar.transcript.rstrip("."), listener).level == "ok"
+
+    def test_what_is_no_speech_says_nothing(self, shelf: Path, listener: Listener) -> None:
+        avatar = load_avatar([shelf], "clip")
+        finding = self.finding(avatar, avatar.transcript, listener)
+        assert finding.level == "error"
+        assert "at least 4.0 is needed" in finding.message
+
+    def test_a_recogniser_has_the_second_word_where_the_model_does_not_know_a_voice(self) -> None:
+        class Deaf(Listener):
+            small_e_sha256 = ""
+
+            def __init__(self) -> None: ...
+
+            def hear(self, waveform: np.ndarray, transcript: str) -> Heard:  # noqa: ARG002 - it hears nothing
+                return Heard(evidence=1.2, weakest_second=0.0, unread_units=0, unwritten_seconds=0.0)
+
+        avatar = load_avatar([], "ben")
+        right = self.finding(avatar, avatar.transcript, Deaf())
+        assert right.level == "warning"
+        assert "evidence 1.2; at least 4.0 is needed" in right.message
+        wrong = self.finding(avatar, "Most birds build a nest before spring.", Deaf())
+        assert wrong.level == "error"
+        assert "% of its words wrong" in wrong.message
+
+    def test_a_tuned_voice_for_other_weights_is_warned_about(self, tmp_path: Path, listener: Listener) -> None:
+        folder = Path(shutil.copytree(BUNDLED / "ada", tmp_path / "ada"))
+        tuned = folder / "voice_state.safetensors"
+        save_file({"layer0": np.zeros(1, np.float32)}, tuned, {"small_e": "f" * 64})
+        (finding,) = [finding for finding in check_voice(load(folder), listener) if finding.what == "tuned voice"]
+        assert finding.level == "warning"
+        assert "voices tune ada" in finding.remedy
+        save_file({"layer0": np.zeros(1, np.float32)}, tuned, {"small_e": str(listener.small_e_sha256)})
+        assert "tuned voice" not in [finding.what for finding in check_voice(load(folder), listener)]
 
 
 @pytest.mark.parametrize("id", list_avatars([]))
