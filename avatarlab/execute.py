@@ -23,7 +23,7 @@ from jaxtyping import Float32
 
 from avatarlab import FPS
 from avatarlab.artifacts import Action, Artifacts, Blob
-from avatarlab.avatars import Avatar, AvatarFrames, avatar_frames, load_avatar
+from avatarlab.avatars import VOICE_STATE, Avatar, AvatarFrames, avatar_frames, load_avatar
 from avatarlab.captions import SpokenSentence, SpokenWord, cues_for, to_srt, to_webvtt
 from avatarlab.compose import Segment, VideoSettings, background_digest, compose, idle_path
 from avatarlab.errors import AvatarError, AvatarLabError, MediaError, ScriptError, SettingsError, WeightsError
@@ -43,17 +43,20 @@ from avatarlab.stages import (
     TokensItem,
     VideoItem,
     failed,
+    voice_state_use,
 )
 from avatarlab.store import open_store
-from avatarlab.text import normalise, units, word_spans
+from avatarlab.text import normalise
+from avatarlab.text.front_end import front_end
 
 if TYPE_CHECKING:
     from avatarlab.lips.diffdub import Motion, Renderer
-    from avatarlab.speech.codec import Codec
+    from avatarlab.speech.codecs import AnyCodec
     from avatarlab.speech.generate import Sampling, Utterance, VoicePrompt
+    from avatarlab.speech.reading import Reading
     from avatarlab.speech.small_e import SmallE
 
-    M = TypeVar("M", SmallE, Codec, Motion, Renderer)
+    M = TypeVar("M", SmallE, AnyCodec, Motion, Renderer)
 
 logger = logging.getLogger(__name__)
 
@@ -136,40 +139,22 @@ class Bench:
 def make_tokens(items: Sequence[Item], bench: Bench) -> Iterator[Made]:
     """Sentences -> `codes.npy` int16 (q, t) and `words.json`, all sentences in one call.
 
-    A sentence that does not end, or whose alignment falls back too often, is drawn again with further seeds; the most
-    even reading is kept.
+    A sentence whose alignment shows a fault (see `speech.reading`) is drawn again with further seeds; the best is kept.
     """
-    from avatarlab.speech.generate import generate
+    from avatarlab.speech.codecs import by_video_frame, steps_per_video_frame
     from avatarlab.speech.word_times import word_times
 
     items = cast("Sequence[TokensItem]", items)
-    model = _small_e(*_of(bench.context))
-    drawing = _drawing(_models(bench.context).settings("small_e"))
-    prompts = [_voice_prompt(bench.context, item.voice, item.voice_digest) for item in items]
+    steps, text = steps_per_video_frame(_codec(*_of(bench.context))), front_end(_models(bench.context))
     started = time.perf_counter()
-    best: dict[int, Utterance] = {}
-    open_rows = list(range(len(items)))
-    for draw in range(drawing.draws):
-        seeds = [items[row].seed if draw == 0 else seed_from(str(items[row].seed), str(draw)) for row in open_rows]
-        spoken = generate(
-            model,
-            [items[row].units for row in open_rows],
-            [prompts[row] for row in open_rows],
-            seeds,
-            drawing.sampling,
-        )
-        for row, utterance in zip(open_rows, spoken, strict=True):
-            best[row] = min(best.get(row, utterance), utterance, key=drawing.rank)
-        open_rows = [row for row in open_rows if not drawing.is_good(best[row])]
-        if not open_rows:
-            break
+    best = _best_readings(items, bench.context)
     share = (time.perf_counter() - started) / len(items)
-    for row, item in enumerate(items):
-        utterance = best[row]
+    for item, (utterance, reading, draws) in zip(items, best, strict=True):
         if utterance.codes.shape[1] == 0:
             raise ScriptError(f"no speech came out of {item.spoken[:60]!r}", "reword the sentence, or change the seed")
-        words = [asdict(word) for word in word_times(utterance.alignment, word_spans(item.spoken))]
-        notes = () if utterance.stopped else (f"{item.spoken[:60]!r} did not end by itself and was cut",)
+        frames = by_video_frame(utterance.alignment, steps)
+        words = [asdict(word) for word in word_times(frames, text.word_spans(item.spoken))]
+        notes = (f"{item.spoken[:60]!r} {', '.join(reading.faults)}",) if reading.faults else ()
         yield Made(
             {
                 "codes.npy": (_npy(utterance.codes.astype(np.int16)), NPY),
@@ -178,10 +163,11 @@ def make_tokens(items: Sequence[Item], bench: Bench) -> Iterator[Made]:
             {
                 "spoken": item.spoken,
                 "voice": item.voice_digest,
+                "voice_state": item.voice_state,
                 "seed": item.seed,
-                "stopped": utterance.stopped,
-                "score": round(utterance.score, 4),
-                "frame_count": utterance.codes.shape[1],
+                "draws": draws,
+                "reading": asdict(reading),
+                "frame_count": len(frames),
             },
             share,
             notes,
@@ -192,11 +178,14 @@ def make_audio(items: Sequence[Item], bench: Bench) -> Iterator[Made]:
     """Codes -> `audio.npy` float32 (s,), s = 640 samples for each video frame."""
     import torch
 
+    from avatarlab.speech.codecs import decode_speech
+
     codec, device = _codec(*_of(bench.context)), bench.context.device
     for item in cast("Sequence[AudioItem]", items):
         codes = bench.array(item.codes)
         started = time.perf_counter()
-        waveform = codec.decode(torch.from_numpy(codes.astype(np.int64))[None].to(device))[0].float().cpu().numpy()
+        stacked = torch.from_numpy(codes.astype(np.int64))[None].to(device)
+        waveform = decode_speech(codec, stacked)[0].float().cpu().numpy()
         if not np.isfinite(waveform).all():
             raise MediaError("the codec gave samples that are no numbers", "check the codec's weights")
         yield Made({"audio.npy": (_npy(waveform), NPY)}, {"codes": item.codes.sha256}, time.perf_counter() - started)
@@ -296,6 +285,16 @@ STAGES: Mapping[str, Callable[[Sequence[Item], Bench], Iterator[Made]]] = {
 }
 
 
+def stream_tokens(item: TokensItem, context: StageContext) -> Iterator[Float32[np.ndarray, "s"]]:
+    """One sentence as 16 kHz sound while it is being said: the first draw, whatever it is like. Nothing is stored."""
+    from avatarlab.speech.streaming import stream_speech
+
+    place = _of(context)
+    sampling, _ = drawing(_models(context).settings("small_e"))
+    prompt = _voice_prompt(context, item.voice, item.voice_digest, item.voice_state)
+    yield from stream_speech(_small_e(*place), _codec(*place), item.units, prompt, item.seed, sampling)
+
+
 def store_recording(artifacts: Artifacts, waveform: Float32[np.ndarray, "s"]) -> Action:
     """A recorded voice in the place of the audio stage, for dubbing: whole video frames of 16 kHz samples."""
     data = _npy(waveform)
@@ -326,30 +325,42 @@ def _sentence(bench: Bench, part: SpokenPart, start_seconds: float, frame_count:
     return SpokenSentence(part.text, start_seconds, start_seconds + frame_count / FPS, words)
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """A sentence is drawn again, up to `draws` times, while it does not end or its score is above `good_score`."""
+def _best_readings(items: Sequence["TokensItem"], context: StageContext) -> list[tuple["Utterance", "Reading", int]]:
+    """Of every sentence the best reading, its judgement, and how many were drawn."""
+    from avatarlab.speech.generate import generate
+    from avatarlab.speech.reading import judge
 
-    sampling: "Sampling"
-    draws: int = 1
-    good_score: float = float("inf")
+    model = _small_e(*_of(context))
+    sampling, draws = drawing(_models(context).settings("small_e"))
+    prompts = [_voice_prompt(context, item.voice, item.voice_digest, item.voice_state) for item in items]
+    text = front_end(_models(context))
+    names = [text.unit_names(item.units) for item in items]
+    step_seconds = 1 / _codec(*_of(context)).frame_rate
+    best: dict[int, tuple[Utterance, Reading, int]] = {}
+    open_rows = list(range(len(items)))
+    for draw in range(draws):
+        seeds = [items[row].seed if draw == 0 else seed_from(str(items[row].seed), str(draw)) for row in open_rows]
+        texts, voices = [items[row].units for row in open_rows], [prompts[row] for row in open_rows]
+        for row, utterance in zip(open_rows, generate(model, texts, voices, seeds, sampling), strict=True):
+            reading = judge(utterance.alignment, names[row], utterance.stopped, step_seconds)
+            if row not in best or reading.rank < best[row][1].rank:
+                best[row] = utterance, reading, draw + 1
+        open_rows = [row for row in open_rows if best[row][1].faults]
+        if not open_rows:
+            break
+    return [best[row] for row in range(len(items))]
 
-    def rank(self, utterance: "Utterance") -> tuple[bool, float]:
-        return not utterance.stopped, utterance.score
 
-    def is_good(self, utterance: "Utterance") -> bool:
-        return utterance.stopped and utterance.score <= self.good_score
-
-
-def _drawing(settings: Mapping[str, Any]) -> Drawing:
+def drawing(settings: Mapping[str, Any]) -> tuple["Sampling", int]:
+    """How tokens are drawn, and how often at most a sentence is."""
     from avatarlab.speech.generate import Sampling
 
     known = {field.name for field in fields(Sampling)}
-    unknown = settings.keys() - known - {"draws", "good_score"}
+    unknown = settings.keys() - known - {"draws", "voice_state"}
     if unknown:
         raise SettingsError(f"unknown settings of small_e: {', '.join(sorted(unknown))}", "correct models.toml")
     sampling = Sampling(**{name: value for name, value in settings.items() if name in known})
-    return Drawing(sampling, int(settings.get("draws", 1)), float(settings.get("good_score", float("inf"))))
+    return sampling, max(1, int(settings.get("draws", 1)))
 
 
 Place = tuple[Path, str, str]  # models.toml, digest of the set, device
@@ -379,10 +390,10 @@ def _small_e(path: Path, digest: str, device: str) -> "SmallE":
 
 
 @cache
-def _codec(path: Path, digest: str, device: str) -> "Codec":
-    from avatarlab.speech.codec import Codec
+def _codec(path: Path, digest: str, device: str) -> "AnyCodec":
+    from avatarlab.speech.codecs import load_codec
 
-    return _on(device, Codec.from_state_dict(_model_set(path, digest).load_tensors("codec")))
+    return _on(device, load_codec(_model_set(path, digest).load_tensors("codec")))
 
 
 @cache
@@ -410,19 +421,27 @@ def _on(device: str, model: "M") -> "M":
 
 
 @lru_cache(maxsize=64)
-def _voice_prompt(context: StageContext, id: str, voice_digest: str) -> "VoicePrompt":
+def _voice_prompt(context: StageContext, id: str, voice_digest: str, voice_state: str) -> "VoicePrompt":
     import torch
 
     from avatarlab.speech.generate import VoicePrompt
+    from avatarlab.speech.voice_state import read_voice_state
 
     avatar = load_avatar(context.avatar_roots, id)
-    if avatar.voice_digest != voice_digest:
+    if avatar.voice_digest != voice_digest or (voice_state and avatar.state_digest != voice_state):
         raise AvatarError(
             f"the voice of avatar {id!r} has changed since the run was planned", "run the same command again"
         )
-    waveform = torch.from_numpy(read_audio(avatar.voice))[None].to(context.device)
-    codes = _codec(*_of(context)).encode(waveform)[0].cpu().numpy().astype(np.int16)
-    return VoicePrompt(units(normalise(avatar.transcript).spoken), codes)
+    codec = _codec(*_of(context))
+    waveform = torch.from_numpy(read_audio(avatar.voice, codec.sample_rate_hz))[None].to(context.device)
+    codes = codec.encode(waveform)[0].cpu().numpy().astype(np.int16)
+    state = None
+    if voice_state:
+        state = read_voice_state(avatar.folder / VOICE_STATE, _small_e(*_of(context)))
+        if voice_state_use(_models(context)) == "alone":
+            return VoicePrompt((), codes[:, :0], state)
+    said = front_end(_models(context)).prompt_units(normalise(avatar.transcript).spoken)
+    return VoicePrompt(said, codes, state)
 
 
 @lru_cache(maxsize=AVATARS_IN_MEMORY)

@@ -55,12 +55,14 @@ MANIFEST_COLUMNS = (
         "script",
         "string",
         True,
-        "What is said: UTF-8 text, up to 200,000 characters. A blank line is a paragraph, "
-        "`[pause 1.5]` is silence in seconds.",
+        "What is said: UTF-8 text, up to 200,000 characters. A blank line is a paragraph, `[pause 1.5]` or "
+        '`<break time="1.5s"/>` is silence in seconds. Markdown is read; any other markup is refused with its place.',
     ),
     Column("avatar", "string", True, "Id of the avatar bundle that says it."),
     Column("voice", "string", False, "Id of an avatar bundle whose voice is used instead."),
-    Column("language", "string", False, "BCP-47 tag of the script. Default `en`."),
+    Column(
+        "language", "string", False, "BCP-47 tag of the script, of a language that the model set speaks. Default `en`."
+    ),
     Column("title", "string", False, "Title for players and captions, up to 1,000 characters."),
     Column(
         "background",

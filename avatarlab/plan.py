@@ -28,11 +28,12 @@ from avatarlab.compose import background_digest, check_background
 from avatarlab.errors import AvatarError, AvatarLabError, MediaError, Problem, ScriptError, SettingsError
 from avatarlab.manifest import Manifest, Row
 from avatarlab.stages import LINE_STAGES, Item, Line, Outcome, Recipe, Said, Silence, SpokenPart, TokensItem
-from avatarlab.text import Pause, split_script, units
+from avatarlab.text import DEFAULT_LANGUAGES, NO_LEXICON, Lexicon, Pause, check_language, split_script, units
 
 BATCH_LIMITS: Mapping[str, int] = {"tokens": 16, "audio": 32, "motion": 32, "face": 16, "video": 4}
 
 Find = Callable[[str, list[str]], Mapping[str, Action]]
+Units = Callable[[str], tuple[int, ...]]  # spoken words to text ids
 Node = tuple[str, str]  # stage, key
 
 
@@ -61,10 +62,19 @@ class Planned:
     problems: tuple[Problem, ...]
 
 
-def plan_rows(manifest: Manifest, avatar_roots: Sequence[Path], folder: Path) -> Planned:
+def plan_rows(
+    manifest: Manifest,
+    avatar_roots: Sequence[Path],
+    folder: Path,
+    *,
+    languages: Sequence[str] = DEFAULT_LANGUAGES,
+    lexicon: Lexicon = NO_LEXICON,
+    units: Units = units,
+) -> Planned:
     """Checks what needs avatars, text and pictures, and splits every script. No engine is loaded, nothing is computed.
 
-    Relative backgrounds are looked for in `folder`, where the manifest lies. Every problem is listed, none is raised.
+    Relative backgrounds are looked for in `folder`, where the manifest lies. `languages` and `units` are those of the model set.
+    Every problem is listed, none is raised.
     """
 
     @cache
@@ -104,10 +114,13 @@ def plan_rows(manifest: Manifest, avatar_roots: Sequence[Path], folder: Path) ->
                 cast[id] = found
         parts: tuple[Said | Silence, ...] = ()
         notes: tuple[str, ...] = ()
+        column = "language"
         try:
-            parts, notes = _parts(row)
+            check_language(row.language, languages)
+            column = "script"
+            parts, notes = _parts(row, languages, lexicon, units)
         except ScriptError as error:
-            problems.append(Problem(row.number, row.id, "script", error.message, error.remedy))
+            problems.append(Problem(row.number, row.id, column, error.message, error.remedy))
         if len(problems) > before:
             continue
         chosen = background(row.background or cast[row.avatar].background)
@@ -118,8 +131,10 @@ def plan_rows(manifest: Manifest, avatar_roots: Sequence[Path], folder: Path) ->
     return Planned(tuple(rows), cast, tuple(problems))
 
 
-def _parts(row: Row) -> tuple[tuple[Said | Silence, ...], tuple[str, ...]]:
-    script = split_script(row.script, row.language)
+def _parts(
+    row: Row, languages: Sequence[str], lexicon: Lexicon, units: Units
+) -> tuple[tuple[Said | Silence, ...], tuple[str, ...]]:
+    script = split_script(row.script, row.language, languages=languages, lexicon=lexicon)
     voice = row.voice or row.avatar
     seed = row.seed if row.seed_given else None
     parts: list[Said | Silence] = []
@@ -196,6 +211,7 @@ class RenderGraph:
         self._line_waiters: dict[Node, list[Line]] = {}
         self._row_waiters: dict[Node, list[int]] = {}
         self._done_rows: list[int] = []
+        self._settled = dict.fromkeys(STAGES, 0)
         self._batches = 0
         self._lines: dict[Line, _LineState] = {}
         self._rows: list[_RowState] = []
@@ -279,10 +295,6 @@ class RenderGraph:
         return waiting
 
     @property
-    def open_rows(self) -> int:
-        return sum(not state.delivered for state in self._rows)
-
-    @property
     def totals(self) -> dict[str, int]:
         """How many units each stage has, when every line is different."""
         return {**dict.fromkeys(LINE_STAGES, len(self._lines)), "video": len(self._rows)}
@@ -290,8 +302,7 @@ class RenderGraph:
     @property
     def settled(self) -> dict[str, int]:
         """Units by stage that are there or have failed, counted in lines and rows."""
-        counts = {stage: sum(stage in state.actions for state in self._lines.values()) for stage in LINE_STAGES}
-        return {**counts, "video": sum(state.delivered for state in self._rows)}
+        return dict(self._settled)
 
     def _first_row(self, node: Node) -> int:
         """The earliest row that waits for this: its number in the run."""
@@ -363,6 +374,7 @@ class RenderGraph:
                 for index in self._lines[line].rows:
                     self._end_row(index)
                 continue
+            self._settled[outcome.stage] += outcome.stage not in self._lines[line].actions
             self._lines[line].actions[outcome.stage] = outcome.action
             following = STAGES[STAGES.index(outcome.stage) + 1]
             if following != "video":
@@ -378,6 +390,7 @@ class RenderGraph:
     def _end_row(self, index: int) -> None:
         if not self._rows[index].delivered:
             self._rows[index].delivered = True
+            self._settled["video"] += 1
             self._done_rows.append(index)
 
     def _finish(self, index: int) -> Finished:

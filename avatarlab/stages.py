@@ -12,25 +12,28 @@ A key holds the content digests of what the stage reads and the digests of the w
 
 import hashlib
 import json
+import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from avatarlab.artifacts import Action, Blob
-from avatarlab.errors import AvatarLabError, WeightsError
+from avatarlab.errors import AvatarLabError, SettingsError, WeightsError
 from avatarlab.keys import content_key, seed_from
 
 if TYPE_CHECKING:
     from avatarlab.avatars import Avatar
     from avatarlab.models import ModelSet
 
-VERSIONS: Mapping[str, int] = {"tokens": 1, "audio": 1, "motion": 1, "face": 1, "video": 1}
+VERSIONS: Mapping[str, int] = {"tokens": 2, "audio": 1, "motion": 1, "face": 1, "video": 1}
 """Raised by hand when the code of a stage makes different bytes from the same inputs."""
 
 LINE_STAGES = ("tokens", "audio", "motion", "face")
 LIP_IMAGE = "sample_window"
+VOICE_STATE_USES = ("with_prompt", "alone", "unused")
+"""How a tuned voice is used: before the prompt, instead of the prompt, or not at all; the first is the default."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class TokensItem:
     voice: str
     voice_digest: str
     seed: int
+    voice_state: str = ""
 
 
 @dataclass(frozen=True)
@@ -178,7 +182,11 @@ def failed(stage: str, key: str, error: BaseException) -> Outcome:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What enters keys from the model set and the machine: digests of weights with their settings, numerics class."""
+    """What enters keys from the model set and the machine: digests of weights with their settings, numerics class.
+
+    `tuned_for` is the sha256 of the Small-E weights alone, "" where the settings leave tuned voices unused.
+    `text` is the digest of the text front-end where it has a file, else "": units alone say what the rules made of words.
+    """
 
     small_e: str
     codec: str
@@ -187,10 +195,17 @@ class Recipe:
     renderer: str
     lip_space: str
     numerics: str
+    tuned_for: str = ""
+    text: str = ""
 
 
 def recipe(models: "ModelSet", device: str) -> Recipe:
-    """Reads no weights but the lip encoder's bytes. Raises WeightsError where the renderer's file cannot be read."""
+    """Reads no weights but the lip encoder's bytes.
+
+    Raises SettingsError for a device that is none, WeightsError where the renderer's file cannot be read.
+    """
+    if not re.fullmatch(r"cpu|cuda(:[0-9]+)?", device):
+        raise SettingsError(f"there is no device {device!r}", "use cpu or cuda")
     renderer = models.file("renderer")
     if renderer.path is None or renderer.sha256 is None:
         raise WeightsError(f"the model set {models.path} has no weights for its renderer", "give a uri and a sha256")
@@ -202,7 +217,17 @@ def recipe(models: "ModelSet", device: str) -> Recipe:
         renderer=models.digest("renderer"),
         lip_space=lip_space(renderer.path) if renderer.path.suffix == ".safetensors" else renderer.sha256,
         numerics=f"{device.partition(':')[0]}-float32",
+        tuned_for="" if voice_state_use(models) == "unused" else models.file("small_e").sha256 or "",
+        text=models.digest("text") if "text" in models.files and models.file("text").sha256 else "",
     )
+
+
+def voice_state_use(models: "ModelSet") -> str:
+    """The setting `voice_state` of small_e: how a tuned voice is used by the avatars that have one."""
+    use = models.settings("small_e").get("voice_state", VOICE_STATE_USES[0])
+    if use not in VOICE_STATE_USES:
+        raise SettingsError(f"the setting small_e.voice_state is {use!r}", f"use one of {', '.join(VOICE_STATE_USES)}")
+    return str(use)
 
 
 def lip_space(renderer: Path) -> str:
@@ -235,10 +260,29 @@ def lip_space(renderer: Path) -> str:
     return digest.hexdigest()
 
 
+def used_state(voice: "Avatar", made_with: Recipe) -> str:
+    """The digest of the tuned voice of an avatar; "" where it has none, or one for other weights, or none is used."""
+    return voice.state_digest if made_with.tuned_for and voice.state_tuned_for == made_with.tuned_for else ""
+
+
+def foreign_states(cast: Iterable["Avatar"], made_with: Recipe) -> tuple[str, ...]:
+    """A note for every avatar whose tuned voice is passed over because it was tuned for other weights."""
+    return tuple(
+        f"the tuned voice of {avatar.id} is for other speech weights and is not used; run `avatarlab voices tune`"
+        for avatar in cast
+        if made_with.tuned_for and avatar.state_digest and not used_state(avatar, made_with)
+    )
+
+
 def tokens_item(line: Line, voice: "Avatar", made_with: Recipe) -> TokensItem:
+    """A tuned voice enters the key where it is used: it was tuned for these very weights."""
     seed = line.seed
     if seed is None:
         seed = seed_from("tokens", voice.voice_digest, ",".join(map(str, line.units)))
+    state = used_state(voice, made_with)
+    further = {"voice_state": state} if state else {}
+    if made_with.text:
+        further["text"] = made_with.text
     key = content_key(
         "tokens",
         VERSIONS["tokens"],
@@ -249,8 +293,9 @@ def tokens_item(line: Line, voice: "Avatar", made_with: Recipe) -> TokensItem:
         codec=made_with.codec,
         seed=seed,
         numerics=made_with.numerics,
+        **further,
     )
-    return TokensItem(key, line.units, line.spoken, line.voice, voice.voice_digest, seed)
+    return TokensItem(key, line.units, line.spoken, line.voice, voice.voice_digest, seed, state)
 
 
 def audio_item(tokens: Action, made_with: Recipe) -> AudioItem:

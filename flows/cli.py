@@ -32,9 +32,11 @@ app = typer.Typer(
     help="Talking lecture videos from a manifest.",
 )
 avatars_app = typer.Typer(no_args_is_help=True, help="Avatar bundles: picture and voice of a presenter.")
+voices_app = typer.Typer(no_args_is_help=True, help="Voices of avatars.")
 models_app = typer.Typer(no_args_is_help=True, help="Model sets: the weights of every stage.")
 train_app = typer.Typer(no_args_is_help=True, help="Make the bundled model set from nothing but free tools.")
 app.add_typer(avatars_app, name="avatars")
+app.add_typer(voices_app, name="voices")
 app.add_typer(models_app, name="models")
 app.add_typer(train_app, name="train")
 
@@ -55,6 +57,9 @@ OnlyOption = Annotated[
     list[str] | None, typer.Option("--only", help="Only these ids, separated by commas; may be repeated.")
 ]
 SkipOption = Annotated[bool, typer.Option("--skip-invalid", help="Render the valid rows; invalid ones fail alone.")]
+LexiconOption = Annotated[
+    str | None, typer.Option("--lexicon", help="CSV of word, spoken and language: how names and terms are said.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
 
@@ -75,14 +80,20 @@ def main() -> None:
 
 @app.command("check")
 def check_command(
-    manifest: ManifestArgument, avatars: AvatarsOption = None, only: OnlyOption = None, as_json: JsonOption = False
+    manifest: ManifestArgument,
+    models: ModelsOption = None,
+    avatars: AvatarsOption = None,
+    lexicon: LexiconOption = None,
+    only: OnlyOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Examine a manifest, its scripts, avatars and backgrounds. Nothing is computed."""
     from avatarlab.manifest import read_manifest
+    from avatarlab.models import read_model_set
 
-    request = Request(manifest, store="", avatars=tuple(avatars or ()), only=_ids(only))
+    request = Request(manifest, "", models, tuple(avatars or ()), only=_ids(only), lexicon=lexicon)
     read = read_manifest(manifest)
-    planned, checked = check(read.only(request.only) if request.only else read, request)
+    planned, checked = check(read.only(request.only) if request.only else read, request, read_model_set(models))
     if as_json:
         _print_json(
             {
@@ -109,13 +120,14 @@ def plan_command(
     store: StoreOption = "out",
     models: ModelsOption = None,
     avatars: AvatarsOption = None,
+    lexicon: LexiconOption = None,
     device: DeviceOption = "cpu",
     only: OnlyOption = None,
     skip_invalid: SkipOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a render would find in the store and what it would make. Nothing is computed."""
-    request = Request(manifest, store, models, tuple(avatars or ()), device, _ids(only), skip_invalid)
+    request = Request(manifest, store, models, tuple(avatars or ()), device, _ids(only), skip_invalid, lexicon=lexicon)
     plan = describe(prepare(request))
     if as_json:
         _print_json({name: value for name, value in plan.items() if name != "run_id"})
@@ -134,6 +146,7 @@ def render_command(
     store: StoreOption = "out",
     models: ModelsOption = None,
     avatars: AvatarsOption = None,
+    lexicon: LexiconOption = None,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Worker processes on this machine.")] = None,
     scheduler: Annotated[str | None, typer.Option("--scheduler", help="Dask scheduler, tcp://HOST:PORT.")] = None,
     device: DeviceOption = "cpu",
@@ -147,7 +160,17 @@ def render_command(
 ) -> None:
     """Render a manifest: every row becomes a video in the store. What is there already is not made again."""
     request = Request(
-        manifest, store, models, tuple(avatars or ()), device, _ids(only), skip_invalid, run_id, workers, scheduler
+        manifest,
+        store,
+        models,
+        tuple(avatars or ()),
+        device,
+        _ids(only),
+        skip_invalid,
+        run_id,
+        workers,
+        scheduler,
+        lexicon,
     )
     prepared = prepare(request)
     for note in prepared.notes:
@@ -169,21 +192,39 @@ def render_command(
 @app.command("speak")
 def speak_command(
     text: Annotated[str, typer.Argument(help="What to say.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="WAV file to write.")] = Path("speech.wav"),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="WAV file to write; with --stream also - for stdout.")
+    ] = Path("speech.wav"),
     voice: Annotated[
         str, typer.Option("--voice", "--avatar", help="Avatar bundle whose voice speaks.")
     ] = DEFAULT_AVATAR,
     models: ModelsOption = None,
     avatars: AvatarsOption = None,
+    lexicon: LexiconOption = None,
     device: DeviceOption = "cpu",
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Draw the speech with this seed.")] = None,
+    streaming: Annotated[
+        bool,
+        typer.Option("--stream", help="Write while speaking: sentences are drawn once, not judged, and never stored."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Speak a text in the voice of an avatar."""
-    from flows.direct import speak
+    """Speak a text in the voice of an avatar. To listen at once: `avatarlab speak TEXT --stream -o - | ffplay -`."""
+    from flows.direct import speak, stream
 
-    seconds = speak(text, voice, out, models=models, avatars=_roots(avatars), device=device, seed=seed)
-    _say_written(out, seconds, as_json)
+    to_stdout = out == Path("-")
+    if to_stdout and (as_json or not streaming):
+        raise InputError("stdout is for streamed sound alone", "add --stream and leave out --json, or name a file")
+    roots, own_lexicon = _roots(avatars), Path(lexicon) if lexicon else None
+    if not streaming:
+        seconds = speak(text, voice, out, models=models, avatars=roots, device=device, seed=seed, lexicon=own_lexicon)
+    else:
+        target = None if to_stdout else out
+        seconds = stream(
+            text, voice, target, models=models, avatars=roots, device=device, seed=seed, lexicon=own_lexicon
+        )
+    if not to_stdout:
+        _say_written(out, seconds, as_json)
 
 
 @app.command("dub")
@@ -225,13 +266,18 @@ def avatars_list(avatars: AvatarsOption = None, as_json: JsonOption = False) -> 
 def avatars_check(
     ids: Annotated[list[str] | None, typer.Argument(help="Bundles to examine. Default: all.")] = None,
     avatars: AvatarsOption = None,
+    models: ModelsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Examine bundles: face, size, sharpness, voice clip, consent. Exit 2 when one cannot be used."""
+    """Examine bundles: face, size, sharpness, voice clip and its transcript. Exit 2 when one cannot be used."""
     from avatarlab.avatars import check_avatar, list_avatars, load_avatar
+    from avatarlab.models import read_model_set
+    from avatarlab.speech.heard import Listener
 
     roots = _roots(avatars)
-    findings = {id: check_avatar(load_avatar(roots, id)) for id in (ids or list_avatars(roots))}
+    bundles = [load_avatar(roots, id) for id in (ids or list_avatars(roots))]
+    listener = Listener(read_model_set(models))
+    findings = {avatar.id: check_avatar(avatar, listener) for avatar in bundles}
     if as_json:
         _print_json({id: [asdict(finding) for finding in found] for id, found in findings.items()})
     else:
@@ -242,6 +288,42 @@ def avatars_check(
         output.print(table)
     if any(finding.level == "error" for found in findings.values() for finding in found):
         raise typer.Exit(2)
+
+
+@voices_app.command("tune")
+def voices_tune(
+    avatar: Annotated[str, typer.Argument(help="Avatar bundle whose voice is tuned.")],
+    clips: Annotated[
+        Path | None,
+        typer.Option(
+            "--clips", help="Folder of more recordings: name.wav with its words in name.txt.", file_okay=False
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File to write. Default: voice_state.safetensors in the bundle.")
+    ] = None,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of Adam.")] = 75,
+    rank: Annotated[int, typer.Option("--rank", min=1, max=32, help="Rank of the start memories.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Same seed, same result.")] = 0,
+    models: ModelsOption = None,
+    avatars: AvatarsOption = None,
+    device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """Learn the memory that the speech model starts from in an avatar's voice: a few kilobytes in its bundle."""
+    from avatarlab.avatars import load_avatar
+    from avatarlab.models import read_model_set
+    from avatarlab.training.voices import tune_avatar
+
+    bundle, model_set = load_avatar(_roots(avatars), avatar), read_model_set(models)
+    path, tuned = tune_avatar(
+        bundle, model_set, clips=clips, out=out, steps=steps, rank=rank, seed=seed, device=device, progress=errors.print
+    )
+    before, after = round(tuned.loss_before, 4), round(tuned.loss_after, 4)
+    if as_json:
+        _print_json({"path": str(path), "loss_before": before, "loss_after": after})
+    else:
+        output.print(f"{path}: cross-entropy {before} before, {after} after")
 
 
 @models_app.command("list")
@@ -281,14 +363,79 @@ def models_verify(
         raise typer.Exit(2)
 
 
+@models_app.command("import")
+def models_import(
+    file: Annotated[Path, typer.Argument(help="Published Small-E (.pt) or Lina (.ckpt) checkpoint.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the new model set.")],
+    codec: Annotated[
+        list[Path] | None,
+        typer.Option("--codec", help="File of its codec: WavTokenizer's, or EnCodec's and again Vocos's."),
+    ] = None,
+    tokenizer: Annotated[Path | None, typer.Option("--tokenizer", help="The published bpe256.json.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the set. Default: that of the network.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a model set from a published checkpoint. Sizes come from its tensors; nothing in it is executed."""
+    from avatarlab.imports import import_models
+
+    made = import_models(file, out, codec=codec or (), tokenizer=tokenizer, name=name)
+    if as_json:
+        _print_json(
+            {
+                "name": made.models.name,
+                "path": str(made.models.path),
+                "digest": made.models.set_digest,
+                "network": made.network,
+                "parameters": made.parameters,
+                "config": asdict(made.config),
+                "licences": list(made.licences),
+                "lacking": list(made.lacking),
+            }
+        )
+        return
+    output.print(f"{made.network}: {made.parameters:,} parameters, {made.models.path}")
+    for licence in made.licences:
+        errors.print(f"licence: {licence}")
+    for what in made.lacking:
+        errors.print(f"lacking: {what}")
+
+
+@models_app.command("pull")
+def models_pull(
+    repo: Annotated[str, typer.Argument(help="Repository of a model hub: owner/name.")],
+    revision: Annotated[str, typer.Option("--revision", help="Commit, 40 hex digits.")],
+    file: Annotated[str, typer.Option("--file", help="Path in the repository.")],
+    sha256: Annotated[str, typer.Option("--sha256", help="What the file must hold, 64 hex digits.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write to.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Fetch one pinned file from a hub (HF_ENDPOINT, HF_TOKEN). Continues where it stopped; other content is refused."""
+    from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
+
+    from avatarlab.hub import Pin, pull
+
+    columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=errors, disable=not errors.is_terminal) as bar:
+        task = bar.add_task("fetching", total=None)
+        pin = Pin(repo, revision, file, sha256)
+        path = pull(pin, out, progress=lambda done, total: bar.update(task, completed=done, total=total))
+    if as_json:
+        _print_json({"path": str(path), "sha256": sha256, "bytes": path.stat().st_size})
+    else:
+        output.print(str(path))
+
+
 OutOption = Annotated[Path, typer.Option("--out", help="Folder of everything that is trained.")]
 MinutesOption = Annotated[float, typer.Option("--minutes", min=0.01, help="Training time of this part, all sittings.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0)]
+StartOption = Annotated[
+    Path | None, typer.Option("--start", help="Weights of an earlier one, to train on.", exists=True)
+]
 
 
 @train_app.command("corpus")
 def train_corpus(
-    out: OutOption = TRAINING, utterances: Annotated[int, typer.Option(min=1)] = 9_600, seed: SeedOption = 0
+    out: OutOption = TRAINING, utterances: Annotated[int, typer.Option(min=1)] = 22_000, seed: SeedOption = 0
 ) -> None:
     """Speech: the flite synthesiser reads sentences, with the time of every phone."""
     from flows import training
@@ -307,19 +454,31 @@ def train_faces(
 
 
 @train_app.command("codec")
-def train_codec(out: OutOption = TRAINING, minutes: MinutesOption = 30, seed: SeedOption = 0) -> None:
+def train_codec(
+    out: OutOption = TRAINING, minutes: MinutesOption = 30, seed: SeedOption = 0, start: StartOption = None
+) -> None:
     """The codec: speech to codes and back."""
     from flows import training
 
-    training.codec(out, minutes, seed, errors.print)
+    training.codec(out, minutes, seed, errors.print, start)
 
 
 @train_app.command("small-e")
-def train_small_e(out: OutOption = TRAINING, minutes: MinutesOption = 120, seed: SeedOption = 0) -> None:
+def train_small_e(
+    out: OutOption = TRAINING, minutes: MinutesOption = 120, seed: SeedOption = 0, start: StartOption = None
+) -> None:
     """Small-E: text to codes in a given voice."""
     from flows import training
 
-    training.small_e(out, minutes, seed, errors.print)
+    training.small_e(out, minutes, seed, errors.print, start)
+
+
+@train_app.command("decoder")
+def train_decoder(out: OutOption = TRAINING, minutes: MinutesOption = 60, seed: SeedOption = 0) -> None:
+    """The codec's decoder: codes to sound, for the codec and the language model trained before."""
+    from flows import training
+
+    training.decoder(out, minutes, seed, errors.print)
 
 
 @train_app.command("renderer")
@@ -358,7 +517,8 @@ def train_all(
     training.corpus(out, training.UTTERANCES, seed, errors.print)
     training.faces(out, training.FACES, seed, errors.print)
     training.codec(out, minutes * 0.15, seed, errors.print)
-    training.small_e(out, minutes * 0.5, seed, errors.print)
+    training.small_e(out, minutes * 0.35, seed, errors.print)
+    training.decoder(out, minutes * 0.15, seed, errors.print)
     training.renderer(out, minutes * 0.25, seed, errors.print)
     training.motion(out, minutes * 0.1, seed, errors.print)
     output.print(str(training.model_set(out).path))

@@ -2,9 +2,9 @@
 
 import io
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,8 @@ from avatarlab.artifacts import Action, Artifacts
 from avatarlab.avatars import Avatar, avatar_frames, load_avatar, validate_avatar
 from avatarlab.compose import Segment, VideoSettings, check_background, compose
 from avatarlab.errors import MediaError, WorkerError
-from avatarlab.execute import run_batch, store_recording
-from avatarlab.media import read_audio, write_wav
+from avatarlab.execute import run_batch, store_recording, stream_tokens
+from avatarlab.media import read_audio, wav_stream, write_wav
 from avatarlab.models import read_model_set
 from avatarlab.stages import (
     Item,
@@ -30,8 +30,10 @@ from avatarlab.stages import (
     tokens_item,
 )
 from avatarlab.store import open_store
-from avatarlab.text import Pause, split_script, units
+from avatarlab.text import NO_LEXICON, Pause, Script, Sentence, read_lexicon, split_script
+from avatarlab.text.front_end import front_end
 
+SENTENCES_AT_ONCE = 16
 LONGEST_PIECE_SECONDS = 10.0
 SHORTEST_PIECE_SECONDS = 4.0
 LOUDNESS_FRAMES = 5
@@ -46,30 +48,59 @@ def speak(
     avatars: Sequence[Path] = (),
     device: str = "cpu",
     seed: int | None = None,
+    lexicon: Path | None = None,
 ) -> float:
     """Writes `text` in the voice of an avatar to a WAV file; returns its length in seconds.
 
-    Raises ScriptError, AvatarError, WeightsError, or WorkerError where a sentence could not be made.
+    Memory does not grow with the text: `SENTENCES_AT_ONCE` are spoken and written before the next.
+
+    Raises ScriptError, LexiconError, AvatarError, WeightsError, or WorkerError where a sentence could not be made.
     """
     avatar = _avatar(avatars, voice)
-    script = split_script(text)
+    script, units = _script(text, models, lexicon), front_end(read_model_set(models)).units
     with _workshop(models, avatars, device) as (context, made_with):
-        lines = [
-            Line(units(part.spoken), part.spoken, voice, voice, seed)
-            for part in script.parts
-            if not isinstance(part, Pause)
-        ]
-        tokens = _run("tokens", [tokens_item(line, avatar, made_with) for line in lines], context)
-        speech = iter(_run("audio", [audio_item(action, made_with) for action in tokens], context))
-        pieces = [
-            np.zeros(round(part.seconds * SAMPLE_RATE_HZ), np.float32)
-            if isinstance(part, Pause)
-            else _waveform(context, next(speech))
-            for part in script.parts
-        ]
-    waveform = np.concatenate(pieces)
-    write_wav(out, waveform)
-    return len(waveform) / SAMPLE_RATE_HZ
+
+        def say(sentences: Sequence[Sentence]) -> Iterator[Float32[np.ndarray, "s"]]:
+            lines = [Line(units(sentence.spoken), sentence.spoken, voice, voice, seed) for sentence in sentences]
+            tokens = _run("tokens", [tokens_item(line, avatar, made_with) for line in lines], context)
+            for audio in _run("audio", [audio_item(action, made_with) for action in tokens], context):
+                yield _waveform(context, audio)
+
+        sentences = [part for part in script.parts if isinstance(part, Sentence)]
+        batches = [sentences[at : at + SENTENCES_AT_ONCE] for at in range(0, len(sentences), SENTENCES_AT_ONCE)]
+        speech = chain.from_iterable(map(say, batches))
+        return write_wav(out, _sound(script, lambda _: [next(speech)])) / SAMPLE_RATE_HZ
+
+
+def stream(
+    text: str,
+    voice: str,
+    out: Path | None,
+    *,
+    models: str | None = None,
+    avatars: Sequence[Path] = (),
+    device: str = "cpu",
+    seed: int | None = None,
+    lexicon: Path | None = None,
+) -> float:
+    """Writes `text` in the voice of an avatar to a growing WAV file, or to stdout if None, while it is being said.
+
+    What has been heard cannot be drawn again: a sentence is what its first draw makes of it. Returns the length in
+    seconds. Raises as `speak` does, and MediaError where nobody reads `out` any longer.
+    """
+    avatar = _avatar(avatars, voice)
+    script, units = _script(text, models, lexicon), front_end(read_model_set(models)).units
+    samples = 0
+    with wav_stream(out) as append, _workshop(models, avatars, device) as (context, made_with):
+
+        def say(sentence: Sentence) -> Iterator[Float32[np.ndarray, "s"]]:
+            line = Line(units(sentence.spoken), sentence.spoken, voice, voice, seed)
+            return stream_tokens(tokens_item(line, avatar, made_with), context)
+
+        for piece in _sound(script, say):
+            append(piece)
+            samples += len(piece)
+    return samples / SAMPLE_RATE_HZ
 
 
 def dub(
@@ -126,6 +157,22 @@ def quiet_pieces(waveform: Float32[np.ndarray, "s"]) -> list[tuple[int, int]]:
         cuts.append(cuts[-1] + shortest + int(window.argmin()))
     cuts.append(frames)
     return [(start * SAMPLES_PER_VIDEO_FRAME, end * SAMPLES_PER_VIDEO_FRAME) for start, end in pairwise(cuts)]
+
+
+def _script(text: str, models: str | None, lexicon: Path | None) -> Script:
+    known = read_lexicon(lexicon) if lexicon else NO_LEXICON
+    return split_script(text, languages=read_model_set(models).languages, lexicon=known)
+
+
+def _sound(
+    script: Script, say: Callable[[Sentence], Iterable[Float32[np.ndarray, "s"]]]
+) -> Iterator[Float32[np.ndarray, "s"]]:
+    """What is heard of a script, in order."""
+    for part in script.parts:
+        if isinstance(part, Pause):
+            yield np.zeros(round(part.seconds * SAMPLE_RATE_HZ), np.float32)
+        else:
+            yield from say(part)
 
 
 def _avatar(roots: Sequence[Path], id: str) -> Avatar:

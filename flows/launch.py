@@ -82,6 +82,7 @@ def _in_prefect(
             run_id=prepared.run_id,
             workers=request.workers,
             scheduler=request.scheduler,
+            lexicon=request.lexicon,
             return_state=True,
         )
     finally:

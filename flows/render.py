@@ -127,12 +127,15 @@ def render(
     run_id: str | None = None,
     workers: int | None = None,
     scheduler: str | None = None,
+    lexicon: str | None = None,
 ) -> State[dict[str, int]]:
     """Renders a manifest: every row becomes a video in the store. See `avatarlab render --help` for the parameters."""
     given = handover.get()
     with ExitStack() as stack:
         if given is None:
-            request = Request(manifest, store, models, avatars, device, only, skip_invalid, run_id, workers, scheduler)
+            request = Request(
+                manifest, store, models, avatars, device, only, skip_invalid, run_id, workers, scheduler, lexicon
+            )
             prepared = prepare(request)
             pool = None
             if prepared.missing:

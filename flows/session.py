@@ -27,8 +27,20 @@ from avatarlab.keys import video_version
 from avatarlab.manifest import InvalidRow, Manifest, ResultRow, answered, read_manifest, write_manifest, write_results
 from avatarlab.models import ModelSet, read_model_set
 from avatarlab.plan import Batch, Finished, Planned, PlannedRow, RenderGraph, plan_rows
-from avatarlab.stages import LINE_STAGES, VERSIONS, Outcome, Recipe, Said, StageContext, recipe
+from avatarlab.stages import (
+    LINE_STAGES,
+    VERSIONS,
+    Outcome,
+    Recipe,
+    Said,
+    StageContext,
+    foreign_states,
+    recipe,
+    used_state,
+)
 from avatarlab.store import open_store
+from avatarlab.text import NO_LEXICON, read_lexicon
+from avatarlab.text.front_end import front_end
 from flows.drive import WINDOW_PER_SLOT, Listener, Starter, drive
 
 if TYPE_CHECKING:
@@ -51,6 +63,7 @@ class Request:
     run_id: str | None = None
     workers: int | None = None
     scheduler: str | None = None
+    lexicon: str | None = None
 
 
 @dataclass(frozen=True)
@@ -122,24 +135,33 @@ def prepare(request: Request) -> Prepared:
         manifest = manifest.only(request.only)
     models = read_model_set(request.models)
     made_with = recipe(models, request.device)
-    planned, manifest = check(manifest, request)
+    planned, manifest = check(manifest, request, models)
     if manifest.problems and (manifest.unreadable or not request.skip_invalid):
         raise ManifestError(manifest.problems)
     store = open_store(request.store)
-    notes = store.check()
+    notes, passed_over = store.check(), foreign_states(planned.cast.values(), made_with)
     artifacts = Artifacts(store)
     graph = RenderGraph(planned.rows, planned.cast, made_with)
     graph.resolve(artifacts.find)
     if graph.missing:
         for problem in models.verify():
             raise problem
-    return Prepared(request, run_id, manifest, planned, models, made_with, artifacts, graph, tuple(notes))
+    return Prepared(request, run_id, manifest, planned, models, made_with, artifacts, graph, (*notes, *passed_over))
 
 
-def check(manifest: Manifest, request: Request) -> tuple[Planned, Manifest]:
-    """The rows that can be rendered, and the manifest with what avatars, texts and pictures add to its problems."""
-    roots = [Path(root) for root in request.avatars]
-    planned = plan_rows(manifest, roots, Path(request.manifest).absolute().parent)
+def check(manifest: Manifest, request: Request, models: ModelSet) -> tuple[Planned, Manifest]:
+    """The rows that can be rendered, and the manifest with what avatars, texts and pictures add to its problems.
+
+    Raises LexiconError where the lexicon has a row that cannot be spoken.
+    """
+    planned = plan_rows(
+        manifest,
+        [Path(root) for root in request.avatars],
+        Path(request.manifest).absolute().parent,
+        languages=models.languages,
+        lexicon=read_lexicon(Path(request.lexicon)) if request.lexicon else NO_LEXICON,
+        units=front_end(models).units,
+    )
     valid = {item.row.id for item in planned.rows}
     refused = tuple(InvalidRow(row.number, row.id) for row in manifest.rows if row.id not in valid)
     checked = replace(
@@ -310,7 +332,12 @@ def metadata(prepared: Prepared, finished: Finished) -> dict[str, object]:
             "picture": avatar.picture_digest,
             "matte": avatar.matte_digest,
         },
-        "voice": {"id": voice.id, "consent": asdict(voice.consent), "digest": voice.voice_digest},
+        "voice": {
+            "id": voice.id,
+            "consent": asdict(voice.consent),
+            "digest": voice.voice_digest,
+            "tuned": used_state(voice, prepared.made_with),
+        },
         "seed": row.seed if row.seed_given else None,
         "sentences": [
             {
@@ -334,6 +361,7 @@ def _models(prepared: Prepared) -> dict[str, object]:
     models = prepared.models
     return {
         "name": models.name,
+        "description": models.description,
         "digest": models.set_digest,
         "weights": {stage: file.sha256 for stage, file in models.files.items() if file.sha256},
     }

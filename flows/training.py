@@ -1,9 +1,9 @@
 """`avatarlab train`: what made the bundled model set, part by part, in one folder.
 
-    OUT/speech/  OUT/faces/          the corpora                    train corpus, train faces
-    OUT/codec/   OUT/small_e/        speech                         train codec, train small-e
-    OUT/renderer/  OUT/motion/       lips                           train renderer, train motion
-    OUT/mini/                        the model set                  train set
+    OUT/speech/  OUT/faces/                    the corpora      train corpus, train faces
+    OUT/codec/   OUT/small_e/   OUT/decoder/   speech           train codec, train small-e, train decoder
+    OUT/renderer/   OUT/motion/                lips             train renderer, train motion
+    OUT/mini/                                  the model set    train set
 
 Every part resumes where it stopped and keeps to its minutes. Nothing here is imported by any other command.
 """
@@ -17,10 +17,16 @@ from avatarlab.errors import SettingsError, WeightsError
 from avatarlab.models import ModelSet, Setting, read_model_set, write_model_set
 
 Say = Callable[[str], None]
-UTTERANCES = 12_600
+UTTERANCES = 22_000
+PREDICTED = 6_000  # recordings whose codes the language model predicts for the decoder
 FACES = 40_000
 SET_NAME = "mini"
-WEIGHTS = ("small_e", "codec", "motion", "renderer")
+WEIGHTS = {
+    "small_e": ("small_e/small_e.safetensors", "small-e"),
+    "codec": ("decoder/codec.safetensors", "decoder"),
+    "motion": ("motion/motion.safetensors", "motion"),
+    "renderer": ("renderer/renderer.safetensors", "renderer"),
+}
 
 
 def corpus(out: Path, utterances: int, seed: int, say: Say) -> None:
@@ -37,13 +43,16 @@ def faces(out: Path, samples: int, seed: int, say: Say) -> None:
     make_face_corpus(out / "faces", _made(out / "speech", "corpus"), samples, seed, _every(say, "windows", 1000))
 
 
-def codec(out: Path, minutes: float, seed: int, say: Say) -> Path:
+def codec(out: Path, minutes: float, seed: int, say: Say, start: Path | None = None) -> Path:
+    """The encoder and the codes of speech; `start` is the file of an earlier codec to train on."""
     from avatarlab.training.codec import train_codec
 
-    return train_codec(_made(out / "speech", "corpus"), out / "codec", minutes=minutes, seed=seed, progress=say)
+    speech = _made(out / "speech", "corpus")
+    return train_codec(speech, out / "codec", minutes=minutes, seed=seed, start=start, progress=say)
 
 
-def small_e(out: Path, minutes: float, seed: int, say: Say) -> Path:
+def small_e(out: Path, minutes: float, seed: int, say: Say, start: Path | None = None) -> Path:
+    """The language model on those codes; `start` is the file of an earlier one to train on."""
     from safetensors.torch import load_file
 
     from avatarlab.speech.codec import Codec
@@ -55,7 +64,24 @@ def small_e(out: Path, minutes: float, seed: int, say: Say) -> Path:
     if not tokens.exists():
         speech = _made(out / "speech", "corpus")
         tokenise_corpus(speech, Codec.from_state_dict(load_file(codec_file)), tokens, say)
-    return train_small_e(tokens, codec_file, out / "small_e", minutes=minutes, seed=seed, progress=say)
+    return train_small_e(tokens, codec_file, out / "small_e", minutes=minutes, seed=seed, start=start, progress=say)
+
+
+def decoder(out: Path, minutes: float, seed: int, say: Say) -> Path:
+    """The codec's decoder: half the time on the codes of the recordings, then on what the language model predicts."""
+    from avatarlab.training.decoder import predict_codes, train_decoder
+
+    speech, tokens = _made(out / "speech", "corpus"), _made(out / "tokens.safetensors", "small-e")
+    codec_file = _made(out / "codec/codec.safetensors", "codec")
+    first = train_decoder(
+        speech, tokens, codec_file, out / "decoder/true", minutes=minutes / 2, seed=seed, progress=say
+    )
+    predicted = out / "decoder/predicted.safetensors"
+    if not predicted.exists():
+        predict_codes(tokens, _made(out / "small_e/small_e.safetensors", "small-e"), predicted, PREDICTED, say)
+    return train_decoder(
+        speech, predicted, first, out / "decoder", minutes=minutes / 2, seed=seed, adversary_from=0.0, progress=say
+    )
 
 
 def renderer(out: Path, minutes: float, seed: int, say: Say) -> Path:
@@ -75,9 +101,8 @@ def model_set(out: Path) -> ModelSet:
     """Gathers what was trained into OUT/mini with a models.toml; settings as in the bundled set, if there is one."""
     folder = out / SET_NAME
     folder.mkdir(parents=True, exist_ok=True)
-    for stage in WEIGHTS:
-        command = stage.replace("_", "-")
-        shutil.copyfile(_made(out / stage / f"{stage}.safetensors", command), folder / f"{stage}.safetensors")
+    for stage, (file, command) in WEIGHTS.items():
+        shutil.copyfile(_made(out / file, command), folder / f"{stage}.safetensors")
     settings: dict[str, dict[str, Setting]] = {}
     with suppress(WeightsError):  # without a bundled set: the defaults of every stage
         settings = {stage: dict(file.settings) for stage, file in read_model_set().files.items()}

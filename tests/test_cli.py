@@ -130,7 +130,7 @@ BAD_ROWS: dict[str, tuple[dict[str, object], str]] = {
     "a background that is no colour": ({"background": "#12345"}, "background"),
     "a background that is not there": ({"background": "nowhere.png"}, "background"),
     "a background that is no picture": ({"background": "text.png"}, "background"),
-    "a language it cannot speak": ({"language": "fr"}, "script"),
+    "a language it cannot speak": ({"language": "fr"}, "language"),
 }
 
 
@@ -236,10 +236,37 @@ def test_errors_are_one_json_object_too(run: Run, world: World) -> None:
 def test_avatars_are_listed_and_checked(run: Run, world: World) -> None:
     listed = run("avatars", "list", "--avatars", world.folder / "avatars", "--json").json
     assert "cartoon" in [avatar["id"] for avatar in listed["avatars"]]
-    checked = run("avatars", "check", "cartoon", "--avatars", world.folder / "avatars", "--json")
+    checked = run("avatars", "check", "ada", "--json")
     assert checked.code == 0
-    assert {finding["what"] for finding in checked.json["cartoon"]} >= {"picture", "voice"}
+    assert {finding["what"] for finding in checked.json["ada"]} >= {"picture", "voice", "transcript"}
+    cartoon_check = ["avatars", "check", "cartoon", "--avatars", world.folder / "avatars"]
+    buzzing = run(*cartoon_check, "--models", world.folder / "models", "--json")
+    assert buzzing.code == 2
+    refused = [finding for finding in buzzing.json["cartoon"] if finding["level"] == "error"]
+    assert [finding["what"] for finding in refused] == ["transcript"]
     assert run("avatars", "check", "nobody", "--avatars", world.folder / "avatars").code == 2
+
+
+def test_a_voice_is_tuned_into_a_file_that_the_bundle_can_hold(run: Run, world: World, tmp_path: Path) -> None:
+    out = tmp_path / "voice_state.safetensors"
+    arguments = [
+        "voices",
+        "tune",
+        "cartoon",
+        "--models",
+        world.folder / "models",
+        "--avatars",
+        world.folder / "avatars",
+    ]
+    tuned = run(*arguments, "--out", out, "--steps", 10, "--json")
+    assert tuned.code == 0
+    assert tuned.json["path"] == str(out)
+    assert tuned.json["loss_after"] < tuned.json["loss_before"]
+    assert "step 10 of 10" in tuned.err
+    said = run(*arguments, "--out", tmp_path / "again", "--steps", 10)
+    assert f"{tuned.json['loss_before']} before, {tuned.json['loss_after']} after" in said.out.replace("\n", " ")
+    assert out.read_bytes() == (tmp_path / "again").read_bytes()
+    assert run(*arguments, "--clips", tmp_path / "nowhere").code == 2
 
 
 def test_a_text_is_spoken_into_a_wav_file(run: Run, world: World, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from avatarlab import SAMPLES_PER_VIDEO_FRAME
 from avatarlab.errors import WeightsError
 from avatarlab.speech.codec import HOP, Codec, CodecConfig, log_mel, overlap_add
 
-TINY = CodecConfig(width=16, latent=4, codes=8, encoder_blocks=1, decoder_blocks=1, expansion=2)
+TINY = CodecConfig(width=16, latent=4, levels=2, codes=8, encoder_blocks=1, decoder_blocks=1, expansion=2)
 
 
 @pytest.fixture(scope="module")
@@ -23,14 +23,14 @@ def codec() -> Codec:
 def test_every_waveform_becomes_whole_video_frames_and_comes_back_as_long(codec: Codec, samples: int) -> None:
     frames = -(-samples // SAMPLES_PER_VIDEO_FRAME)
     codes = codec.encode(torch.zeros(2, samples))
-    assert codes.shape == (2, 2, frames)
+    assert codes.shape == (2, 4, frames)
     assert codec.decode(codes).shape == (2, frames * SAMPLES_PER_VIDEO_FRAME)
 
 
-def test_row_0_of_a_step_is_heard_before_row_1(codec: Codec) -> None:
-    codes = torch.arange(8).reshape(1, 4, 2).transpose(1, 2)  # steps (0 1) (2 3) (4 5) (6 7)
-    straight = codec.decoder(codec.codebook[torch.arange(8)[None]]).clamp(-1, 1)
-    assert torch.equal(codec.decode(codes), straight)
+def test_the_rows_of_a_step_are_level_0_of_both_its_frames_then_level_1(codec: Codec) -> None:
+    codes = torch.tensor([[[0, 2], [1, 3], [4, 6], [5, 7]]])  # level 0 in time: 0 1 2 3; level 1: 4 5 6 7
+    vectors = codec.codebook[0, [0, 1, 2, 3]] + codec.codebook[1, [4, 5, 6, 7]]
+    assert torch.equal(codec.decode(codes), codec.decoder(vectors[None]).clamp(-1, 1))
 
 
 def test_overlap_add_of_windowed_frames_returns_the_waveform() -> None:
@@ -48,8 +48,11 @@ def test_a_tone_is_loudest_in_the_band_that_holds_it() -> None:
     assert log_mel(torch.zeros(1, 3 * HOP + 1)).shape == (1, 80, 3)
 
 
-def test_encoding_picks_the_nearest_code(codec: Codec) -> None:
-    assert codec.nearest(codec.codebook[None] + 1e-4).tolist() == [list(range(8))]
+def test_every_level_codes_what_the_levels_before_it_left_over(codec: Codec) -> None:
+    codec.codebook.data[0] *= 10.0
+    first, second = torch.arange(8), torch.arange(8).flip(0)
+    latents = codec.codebook[0, first] + codec.codebook[1, second]
+    assert codec.quantise(latents[None] + 1e-4).tolist() == [[first.tolist(), second.tolist()]]
 
 
 def test_a_codec_is_rebuilt_from_its_tensors(codec: Codec) -> None:

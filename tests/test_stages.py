@@ -11,10 +11,10 @@ import tiny
 from avatarlab.artifacts import Action, Artifacts
 from avatarlab.avatars import Avatar, load_avatar
 from avatarlab.errors import AvatarError, DamagedArtifact, MediaError, ScriptError, SettingsError, StoreUnreachable
-from avatarlab.execute import Drawing, _drawing, run_batch
+from avatarlab.execute import drawing, run_batch
 from avatarlab.media import probe
 from avatarlab.models import ModelSet
-from avatarlab.speech.generate import Sampling, Utterance
+from avatarlab.speech.generate import Sampling
 from avatarlab.speech.word_times import word_times
 from avatarlab.stages import (
     Item,
@@ -134,7 +134,7 @@ def test_an_item_that_cannot_be_made_is_an_outcome_and_leaves_its_neighbours_alo
     unknown = replace(good[0], key="e" * 64, voice="nobody")
     outcomes = run_batch("tokens", [good[0], unspeakable, unknown, good[1]], context)
     assert [outcome.action is not None for outcome in outcomes] == [True, False, False, True]
-    assert "ids outside" in outcomes[1].error
+    assert "outside the alphabet" in outcomes[1].error
     assert outcomes[2].kind == "AvatarError"
     assert "nobody" in outcomes[2].error
     assert not outcomes[2].retryable
@@ -204,21 +204,10 @@ def test_a_failure_says_what_it_was_and_whether_a_retry_helps(error: Exception, 
     assert outcome.remedy
 
 
-def utterance(stopped: bool, score: float) -> Utterance:
-    return Utterance(np.zeros((2, 1), np.int16), np.zeros((1, 1), np.float32), stopped, score)
-
-
-def test_of_several_readings_the_one_that_ends_and_reads_most_evenly_is_kept() -> None:
-    drawing = Drawing(Sampling(), draws=3, good_score=1.0)
-    readings = [utterance(False, 0.1), utterance(True, 2.0), utterance(True, 1.5)]
-    assert min(readings, key=drawing.rank) is readings[2]
-    assert [drawing.is_good(reading) for reading in [*readings, utterance(True, 0.5)]] == [False, False, False, True]
-
-
 def test_settings_of_the_speech_engine_are_read_strictly() -> None:
-    assert _drawing({"top_k": 3, "draws": 4, "good_score": 0.5}) == Drawing(Sampling(top_k=3), 4, 0.5)
+    assert drawing({"top_k": 3, "draws": 4}) == (Sampling(top_k=3), 4)
     with pytest.raises(SettingsError, match="topk"):
-        _drawing({"topk": 3})
+        drawing({"topk": 3})
 
 
 def attention(*units_attended: int, count: int = 6) -> np.ndarray:
@@ -245,3 +234,8 @@ def test_word_times_never_run_backwards_and_fill_the_sentence() -> None:
         assert edges == sorted(edges)
         assert times[0].start_seconds == 0.0
         assert times[-1].end_seconds == steps / 25
+
+
+def test_a_device_that_is_none_is_refused_before_anything_is_planned(models: ModelSet) -> None:
+    with pytest.raises(SettingsError, match="no device 'gpu'"):
+        recipe(models, "gpu")

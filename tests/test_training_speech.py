@@ -1,21 +1,31 @@
 """How the bundled voice is trained: alignment of units with phones, chains, delayed batches, resuming on time."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from avatarlab.errors import SettingsError
 from avatarlab.speech.codec import Codec, CodecConfig
 from avatarlab.speech.small_e import BOS, EOS, FIRST_CODE, SmallE, SmallEConfig
 from avatarlab.text import UNIT_COUNT, unit_names, units
-from avatarlab.training.corpus import Phone, write_wav
-from avatarlab.training.loop import learning_rate, train_loop
+from avatarlab.training.corpus import Phone, style_of, synthesise, write_wav
+from avatarlab.training.loop import learning_rate, take_over, train_loop
 from avatarlab.training.prose import _is_plain, training_sentences
-from avatarlab.training.small_e import Batch, attention_loss, batches, corrupt, train_small_e
+from avatarlab.training.small_e import (
+    Batch,
+    attention_loss,
+    batches,
+    code_loss,
+    corrupt,
+    train_small_e,
+)
 from avatarlab.training.speech_data import Spoken, chain, load_spoken, spoken_form, tokenise_corpus, unit_spans
+from avatarlab.training.styles import HELD_OUT, PLAIN, TRAINED
 
 
 def _phones(*items: tuple[str, float]) -> list[Phone]:
@@ -62,6 +72,25 @@ def test_training_sentences_are_plain_and_the_same_for_a_seed() -> None:
     assert not _is_plain("x = 3 raises.") and not _is_plain("Too short.")
 
 
+def test_many_styles_are_trained_and_those_held_out_are_not_among_them() -> None:
+    assert len(TRAINED) > 20 and len(HELD_OUT) >= 4
+    assert not TRAINED.keys() & HELD_OUT.keys() and not set(TRAINED.values()) & set(HELD_OUT.values())
+    drawn = [style_of(number, 11) for number in range(2000)]
+    assert set(drawn) == TRAINED.keys()
+    assert 0.35 < sum(name in PLAIN for name in drawn) / len(drawn) < 0.45
+
+
+@pytest.mark.skipif(shutil.which("flite") is None, reason="the flite synthesiser is not installed")
+def test_a_style_lasts_as_long_as_it_says_and_its_phones_fill_it() -> None:
+    plain, _ = synthesise("a good plan has three parts.", "slt")
+    for name in ("slt-f80-p80-d110", "slt-f125-p80"):
+        waveform, phones = synthesise("a good plan has three parts.", name)
+        assert len(waveform) / len(plain) == pytest.approx(TRAINED[name].duration, rel=0.03)
+        assert phones[-1].end == pytest.approx(len(waveform) / 16_000, abs=0.02)
+    with pytest.raises(SettingsError, match="no style"):
+        synthesise("a plan.", "nobody")
+
+
 def test_a_chain_is_its_parts_one_after_the_other() -> None:
     first, second = _spoken("a cat.", 10), _spoken("the dog.", 15, code=3)
     whole = chain([first, second])
@@ -103,6 +132,29 @@ def test_noise_never_touches_special_ids() -> None:
     assert not torch.equal(noisy, ids) and int(noisy.max()) < 8 + FIRST_CODE
 
 
+def test_each_level_has_its_own_loss() -> None:
+    logits, targets = torch.zeros(1, 3, 4, 8), torch.full((1, 3, 4), 5)
+    logits[:, :, :2, 5] = 50.0  # the first level is sure and right, the second knows nothing
+    first, second = code_loss(logits, targets, torch.ones(1, 3, dtype=torch.bool), 2)
+    assert float(first) == pytest.approx(0.0, abs=1e-5) and float(second) == pytest.approx(np.log(8))
+
+
+def test_an_earlier_network_hands_over_what_still_fits() -> None:
+    def network(codebooks: int) -> SmallE:
+        return SmallE(
+            SmallEConfig(
+                width=16, text_vocabulary=UNIT_COUNT, text_layers=1, text_heads=2, encoder_blocks=1, decoder_blocks=1,
+                heads=2, position_width=8, codebooks=codebooks, codebook_size=8,
+            )
+        )  # fmt: skip
+
+    earlier, later = network(2), network(4)
+    tables = later.rvq_embed.weight.clone()
+    take_over(later, earlier.state_dict())
+    assert torch.equal(later.txt_embed.weight, earlier.txt_embed.weight)
+    assert torch.equal(later.rvq_embed.weight, tables)
+
+
 def test_batches_keep_one_voice_to_a_sequence() -> None:
     recordings = [_spoken("a cat.", 10, "slt", code=0), _spoken("a cat.", 10, "rms", code=1)]
     batch = next(batches(recordings, 60, torch.Generator().manual_seed(0)))
@@ -129,7 +181,7 @@ def test_a_recorded_corpus_becomes_units_codes_and_spans(tmp_path: Path) -> None
     tokenise_corpus(tmp_path, codec, tmp_path / "tokens.safetensors", lambda line: None)
     training, held_out = load_spoken(tmp_path / "tokens.safetensors")
     assert [len(held_out), len(training)] == [1, 1]
-    assert training[0].codes.shape == (2, 15)
+    assert training[0].codes.shape == (4, 15)
     assert unit_names(training[0].units.tolist()) == unit_names(units("the odd dog."))
     assert training[0].spans[-1, 1] == pytest.approx(0.5)
 
@@ -168,7 +220,7 @@ def test_a_small_network_learns_its_corpus_and_is_written_where_it_can_be_loaded
             f"{name}/spans": item.spans,
         }
     save_file(tensors, tmp_path / "tokens.safetensors")
-    save_file({"codebook": torch.randn(8, 4)}, tmp_path / "codec.safetensors")
+    save_file({"codebook": torch.randn(1, 8, 4)}, tmp_path / "codec.safetensors")
     config = SmallEConfig(
         width=16, text_vocabulary=UNIT_COUNT, text_layers=1, text_heads=2, encoder_blocks=1, decoder_blocks=1, heads=2,
         position_width=8, codebooks=2, codebook_size=8,
@@ -177,7 +229,5 @@ def test_a_small_network_learns_its_corpus_and_is_written_where_it_can_be_loaded
         tmp_path / "tokens.safetensors", tmp_path / "codec.safetensors", tmp_path / "out", minutes=0.05,
         config=config, progress=lambda line: None,
     )  # fmt: skip
-    from safetensors.torch import load_file
-
     assert SmallE.from_state_dict(load_file(path)).config.width == 16
     assert (tmp_path / "out" / "held_out.jsonl").exists()

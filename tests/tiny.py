@@ -32,7 +32,7 @@ def tiny_models(folder: Path, seed: int = 0) -> ModelSet:
     torch.manual_seed(seed)
     speech = SmallEConfig(
         width=32, text_layers=1, text_heads=2, encoder_blocks=1, decoder_blocks=1, heads=2, position_width=16,
-        codebooks=2, codebook_size=CODES,
+        codebooks=4, codebook_size=CODES,
     )  # fmt: skip
     codec = CodecConfig(width=16, latent=4, codes=CODES, encoder_blocks=1, decoder_blocks=1, expansion=2)
     renderer = RendererConfig(

@@ -1,8 +1,6 @@
-"""Trains the bundled codec: reconstruction losses only, k-means start of the codebook, then the decoder alone.
+"""Trains the bundled codec to keep what is said: encoder, codebooks and a first decoder. `decoder` makes it sound well.
 
-Recipe (measured in this project): 300 steps without quantiser, k-means over many latents, straight-through quantisation, and
-after FREEZE_FRACTION of the time encoder and codebook stand still, so that the language model can start on the codes
-while the decoder goes on learning to speak them.
+Recipe (measured in this project): 300 steps without quantiser, k-means over many latents, then straight-through quantisation.
 """
 
 import json
@@ -11,26 +9,37 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
+from safetensors.torch import load_file
 from torch import Tensor
-from vector_quantize_pytorch import VectorQuantize
+from vector_quantize_pytorch import ResidualVQ
 
 from avatarlab import SAMPLE_RATE_HZ
 from avatarlab.speech.codec import Codec, CodecConfig, log_mel
 from avatarlab.training.corpus import read_corpus, read_wav
-from avatarlab.training.loop import Progress, learning_rate, save_weights, set_learning_rate, train_loop
+from avatarlab.training.loop import (
+    Progress,
+    Stateful,
+    learning_rate,
+    save_weights,
+    set_learning_rate,
+    take_over,
+    train_loop,
+)
 
 CROP_SAMPLES = SAMPLE_RATE_HZ
+PEAK_RATE = 4e-4
 WARM_STEPS = 300
-FREEZE_FRACTION = 0.74
+START_DRAWS = 60  # of 20 seconds each, that the codebooks start from
 HELD_OUT_EVERY = 50
+INAUDIBLE = 1e-3  # magnitudes below it count as it
 RESOLUTIONS = ((2048, 512, 80), (1024, 256, 80), (512, 128, 40), (256, 64, 20))
 
 
 def spectral_distance(spoken: Float[Tensor, "b s"], target: Float[Tensor, "b s"]) -> Tensor:
     """Mean absolute difference of log-mel spectra over four resolutions."""
     terms = [
-        (log_mel(spoken, window, hop, bands) - log_mel(target, window, hop, bands)).abs().mean()
-        for window, hop, bands in RESOLUTIONS
+        (log_mel(spoken, *resolution, INAUDIBLE) - log_mel(target, *resolution, INAUDIBLE)).abs().mean()
+        for resolution in RESOLUTIONS
     ]
     return torch.stack(terms).mean()
 
@@ -68,15 +77,23 @@ def train_codec(
     seed: int = 0,
     batch: int = 8,
     config: CodecConfig | None = None,
+    start: Path | None = None,
     progress: Progress = print,
 ) -> Path:
-    """Trains on the recordings of `corpus`; writes OUT/codec.safetensors (also at the freeze) and returns its path."""
+    """Trains on the recordings of `corpus`; writes OUT/codec.safetensors and returns its path.
+
+    `start` is the file of an earlier codec, of which everything that still fits is trained on, but for the codebooks, which
+    are made anew.
+    """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     crops = Crops(corpus)
     codec = Codec(config or CodecConfig())
-    quantiser = VectorQuantize(
+    if start is not None:
+        take_over(codec, load_file(start))
+    quantiser = ResidualVQ(
         dim=codec.config.latent,
+        num_quantizers=codec.config.levels,
         codebook_size=codec.config.codes,
         kmeans_init=True,
         kmeans_iters=15,
@@ -85,57 +102,43 @@ def train_codec(
         threshold_ema_dead_code=0.02,
     )
     optimiser = torch.optim.AdamW(
-        [p for p in codec.parameters() if p.requires_grad], lr=4e-4, betas=(0.8, 0.99), weight_decay=1e-3
+        [p for p in codec.parameters() if p.requires_grad], lr=PEAK_RATE, betas=(0.8, 0.99), weight_decay=1e-3
     )
-    extra = {"frozen": False, "started": False}
-    path = out / "codec.safetensors"
-
-    def write() -> None:
-        codec.codebook.data.copy_(quantiser.codebook.reshape_as(codec.codebook))
-        distance = held_out_distance(codec.eval(), crops)
-        codec.train()
-        save_weights(codec.state_dict(), path)
-        (out / "codec.score.json").write_text(json.dumps({"held_out_log_mel_l1": round(distance, 4)}))
-        progress(f"held-out log-mel L1 {distance:.4f}, written to {path}")
+    extra = {"started": False}
 
     def start_quantiser() -> None:
         with torch.no_grad():
-            latents = torch.cat([codec.encoder(crops.draw(20, generator)).flatten(0, 1) for _ in range(60)])
+            latents = torch.cat([codec.encoder(crops.draw(20, generator)).flatten(0, 1) for _ in range(START_DRAWS)])
         quantiser.train()
         quantiser(latents[None])
         extra["started"] = True
 
-    def freeze() -> None:
-        extra["frozen"] = True
-        quantiser.eval()
-        write()
-
     def step(number: int, fraction: float) -> dict[str, float]:
-        set_learning_rate(optimiser, learning_rate(4e-4, fraction, number, 100))
-        if number >= WARM_STEPS and not extra["started"]:
+        set_learning_rate(optimiser, learning_rate(PEAK_RATE, fraction, number, 100))
+        if (number >= WARM_STEPS or start is not None) and not extra["started"]:
             start_quantiser()
-        if fraction >= FREEZE_FRACTION and not extra["frozen"]:
-            freeze()
         target = crops.draw(batch, generator)
-        commitment = torch.zeros(())
-        if extra["frozen"]:
-            with torch.no_grad():
-                latents, _, _ = quantiser.eval()(codec.encoder(target))
-        else:
-            latents = codec.encoder(target)
-            if extra["started"]:
-                latents, _, commitment = quantiser.train()(latents)
-        spoken = codec.decoder(latents)
-        distance = spectral_distance(spoken, target)
-        loss = distance + (spoken - target).abs().mean() + commitment.sum()
+        latents, commitment = codec.encoder(target), torch.zeros(())
+        if extra["started"]:
+            latents, _, commitment = quantiser.train()(latents)
+        distance = spectral_distance(codec.decoder(latents), target)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        (distance + commitment.sum()).backward()
         torch.nn.utils.clip_grad_norm_(codec.parameters(), 1.0)
         optimiser.step()
         return {"log_mel_l1": distance.item(), "commitment": commitment.sum().item()}
 
-    parts = {"codec": codec, "quantiser": quantiser, "optimiser": optimiser}
     out.mkdir(parents=True, exist_ok=True)
+    parts: dict[str, Stateful] = {"codec": codec, "quantiser": quantiser, "optimiser": optimiser}
     train_loop(out, parts, step, minutes=minutes, progress=progress, extra=extra)
-    write()
+    codec.codebook.data.copy_(quantiser.codebooks)
+    return write_codec(codec, held_out_distance(codec.eval(), crops), out, progress)
+
+
+def write_codec(codec: Codec, distance: float, out: Path, progress: Progress) -> Path:
+    """Writes OUT/codec.safetensors and its held-out spectral distance beside it."""
+    path = out / "codec.safetensors"
+    save_weights(codec.state_dict(), path)
+    (out / "codec.score.json").write_text(json.dumps({"held_out_log_mel_l1": round(distance, 4)}))
+    progress(f"held-out log-mel L1 {distance:.4f}, written to {path}")
     return path

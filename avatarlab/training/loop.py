@@ -3,8 +3,9 @@
 import json
 import time
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from safetensors.torch import save_file
@@ -17,6 +18,7 @@ class Stateful(Protocol):
     def load_state_dict(self, state: Any, /) -> Any: ...
 
 
+M = TypeVar("M", bound=torch.nn.Module)
 Step = Callable[[int, float], Mapping[str, float]]
 Progress = Callable[[str], None]
 
@@ -49,10 +51,17 @@ def save_weights(tensors: Mapping[str, Tensor], path: Path) -> None:
     partial.replace(path)
 
 
-class MovingAverage:
+def take_over(module: torch.nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copies every tensor of an earlier network of the same kind that still has its shape."""
+    own = module.state_dict()
+    fitting = {key: tensors[key] for key in own if key in tensors and tensors[key].shape == own[key].shape}
+    module.load_state_dict(fitting, strict=False)
+
+
+class MovingAverage(Generic[M]):
     """Exponential moving average of a network's floating-point state, warmed up so that early steps count less."""
 
-    def __init__(self, module: torch.nn.Module, decay: float) -> None:
+    def __init__(self, module: M, decay: float) -> None:
         self.decay = decay
         self.updates = 0
         self.module = module
@@ -68,12 +77,25 @@ class MovingAverage:
             else:
                 self.average[key].copy_(value)
 
+    def network(self) -> M:
+        """A copy of the network with the averaged state, in evaluation."""
+        averaged = deepcopy(self.module)
+        averaged.load_state_dict(self.average)
+        return averaged.eval()
+
     def state_dict(self) -> dict[str, Any]:
         return {"updates": self.updates, "average": self.average}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.updates = state["updates"]
         self.average = {key: value.clone() for key, value in state["average"].items()}
+
+
+def report_held_out(folder: Path, line: Mapping[str, object], progress: Progress) -> None:
+    """Adds a line to FOLDER/held_out.jsonl and says it."""
+    with (folder / "held_out.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+    progress("held out  " + "  ".join(f"{name} {value}" for name, value in line.items()))
 
 
 def train_loop(

@@ -5,7 +5,6 @@ encoder; a small network learns to tell the latent of any mouth posture from the
 recording of the speech corpus has latents of every one of those presenters, without drawing each frame.
 """
 
-import json
 import wave
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +29,7 @@ from avatarlab.training.loop import (
     Progress,
     Stateful,
     learning_rate,
+    report_held_out,
     save_atomically,
     save_weights,
     set_learning_rate,
@@ -303,11 +303,9 @@ def train_motion(
         optimiser.step()
         average.update()
         if number % evaluate_every == evaluate_every - 1:
-            score = held_out_correlation(_averaged(average, config), held, table, closed)
+            score = held_out_correlation(average.network(), held, table, closed)
             line = {"step": number + 1, "minutes": round(fraction * minutes, 2), "opening_correlation": round(score, 4)}
-            with (out_dir / "held_out.jsonl").open("a", encoding="utf-8") as curve:
-                curve.write(json.dumps(line) + "\n")
-            progress("held out  " + "  ".join(f"{name} {value}" for name, value in line.items()))
+            report_held_out(out_dir, line, progress)
         return {
             name: float(value.detach()) for name, value in (("latent", error), ("speed", speed), ("opening", opening))
         }
@@ -316,14 +314,8 @@ def train_motion(
     train_loop(out_dir, parts, step, minutes=minutes, progress=progress, checkpoint_seconds=60.0)
     save_atomically(table.state_dict(), out_dir / "table.pt")
     path = out_dir / "motion.safetensors"
-    save_weights(_averaged(average, config).state_dict(), path)
+    save_weights(average.network().state_dict(), path)
     return path
-
-
-def _averaged(average: MovingAverage, config: MotionConfig) -> Motion:
-    motion = Motion(config)
-    motion.load_state_dict(average.average)
-    return motion.eval()
 
 
 @torch.inference_mode()

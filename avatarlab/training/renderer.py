@@ -5,7 +5,6 @@ most samples are at the last noise step, the loss is L1 on pixels and on their d
 moved the picture, and the reference is usually the same pose with its mouth closed, which is what an idle clip gives.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from avatarlab.training.loop import (
     Progress,
     Stateful,
     learning_rate,
+    report_held_out,
     save_atomically,
     save_weights,
     set_learning_rate,
@@ -231,30 +231,22 @@ def train_renderer(
         optimiser.step()
         average.update()
         if held is not None and number % evaluate_every == evaluate_every - 1:
-            scores = evaluate(_averaged(average, config), held)
+            scores = evaluate(average.network(), held)
             line = {
                 "step": number + 1,
                 "minutes": round(fraction * minutes, 2),
                 "windows": len(faces.windows),
                 **scores,
             }
-            with (out_dir / "held_out.jsonl").open("a", encoding="utf-8") as curve:
-                curve.write(json.dumps(line) + "\n")
-            progress("held out  " + "  ".join(f"{name} {value}" for name, value in line.items()))
+            report_held_out(out_dir, line, progress)
         return {"picture": float(picture.detach()), "motion": float(motion.detach())}
 
     parts: dict[str, Stateful] = {"renderer": renderer, "guess": guess, "optimiser": optimiser, "average": average}
     train_loop(out_dir, parts, step, minutes=minutes, progress=progress, checkpoint_seconds=60.0)
     path = out_dir / "renderer.safetensors"
-    save_weights(_averaged(average, config).published_state_dict(), path)
+    save_weights(average.network().published_state_dict(), path)
     save_atomically(guess.state_dict(), out_dir / "guess.pt")
     return path
-
-
-def _averaged(average: MovingAverage, config: RendererConfig) -> Renderer:
-    renderer = Renderer(config)
-    renderer.load_state_dict(average.average)
-    return renderer.eval()
 
 
 @torch.inference_mode()

@@ -6,7 +6,6 @@ that the network learns to carry the voice on. Both attention maps are pulled to
 random ones, so that text is trusted more than the past.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from safetensors.torch import load_file
 from torch import Tensor
 
+from avatarlab.speech.codec import STACKED
 from avatarlab.speech.delay import delay
 from avatarlab.speech.small_e import BOS, EOS, FIRST_CODE, PAD, SmallE, SmallEConfig, token_loss
 from avatarlab.text import UNIT_COUNT
@@ -24,8 +24,10 @@ from avatarlab.training.loop import (
     Progress,
     Stateful,
     learning_rate,
+    report_held_out,
     save_weights,
     set_learning_rate,
+    take_over,
     train_loop,
 )
 from avatarlab.training.speech_data import STEP_SECONDS, Spoken, chain, load_spoken
@@ -36,6 +38,7 @@ POOL = 240
 NOISE = 0.1
 GUIDE_WEIGHT = 0.8
 LEARNING_RATE = 1.2e-3
+LEVEL_WEIGHT = 0.5  # of each level in the loss, relative to the level before it: what is left over is mostly noise
 
 
 def guided_share(fraction: float) -> float:
@@ -88,11 +91,13 @@ def attention_loss(
 
 
 def batches(recordings: Sequence[Spoken], steps: int, generator: torch.Generator) -> Iterator[Batch]:
-    """For ever: chains of one voice, sorted by length within pools, cut into batches of about `steps` columns."""
+    """For ever: chains of one voice, sorted by length within pools, cut into batches of about `steps` columns.
+
+    Voices come as often as they have recordings.
+    """
     by_voice: dict[str, list[Spoken]] = {}
     for recording in recordings:
         by_voice.setdefault(recording.voice, []).append(recording)
-    voices = sorted(by_voice)
 
     def pick(count: int) -> int:
         return int(torch.randint(count, (), generator=generator))
@@ -100,7 +105,7 @@ def batches(recordings: Sequence[Spoken], steps: int, generator: torch.Generator
     while True:
         pool = []
         for _ in range(POOL):
-            own = by_voice[voices[pick(len(voices))]]
+            own = by_voice[recordings[pick(len(recordings))].voice]
             pool.append(chain([own[pick(len(own))] for _ in range(CHAIN_LENGTHS[pick(len(CHAIN_LENGTHS))])]))
         pool.sort(key=lambda item: item.codes.shape[1])
         cut: list[list[Spoken]] = [[]]
@@ -121,29 +126,41 @@ def corrupt(
     return torch.where(hit & (audio_ids >= FIRST_CODE), noise, audio_ids)
 
 
-def start_from_codebook(model: SmallE, codebook: Float[Tensor, "c latent"], generator: torch.Generator) -> None:
+def start_from_codebook(model: SmallE, codebook: Float[Tensor, "l c latent"], generator: torch.Generator) -> None:
     """Gives codes that sound alike embeddings that look alike, in scale what the specification draws (section 3.5)."""
-    latents = (codebook - codebook.mean(0)) / codebook.std(0)
+    stacked = model.config.codebooks // len(codebook)
     for table, scale in ((model.rvq_embed, 0.7), (model.logits_head, 0.06)):
         for book in range(model.config.codebooks):
+            level = codebook[book // stacked]
+            latents = (level - level.mean(0)) / level.std(0)
             mix = torch.randn(latents.shape[1], model.config.width, generator=generator) * latents.shape[1] ** -0.5
             with torch.no_grad():
                 table.weight[book, FIRST_CODE:].mul_(0.4).add_(latents @ mix * scale)
 
 
+def code_loss(
+    logits: Float[Tensor, "b t q c"], targets: Int[Tensor, "b t q"], mask: Bool[Tensor, "b t"], levels: int
+) -> list[Tensor]:
+    """Mean cross-entropy (nats per code) of each level of the codec."""
+    return [
+        token_loss(own_logits, own_targets, mask)
+        for own_logits, own_targets in zip(logits.chunk(levels, 2), targets.chunk(levels, 2), strict=True)
+    ]
+
+
 @torch.no_grad()
-def held_out_loss(model: SmallE, recordings: Sequence[Spoken]) -> float:
-    """Mean cross-entropy (nats per code) over held-out pairs of recordings of one voice."""
-    total, count = 0.0, 0
+def held_out_loss(model: SmallE, recordings: Sequence[Spoken], levels: int) -> list[float]:
+    """Mean cross-entropy (nats per code) of each level over held-out pairs of recordings of one voice."""
+    total, count = torch.zeros(levels), 0
     for first, second in zip(recordings[::2], recordings[1::2], strict=False):
         if first.voice == second.voice:
             batch = Batch([chain([first, second])])
             logits, _ = model.forward_train(
                 batch.text_ids, batch.text_mask, batch.audio_ids[:, :-1], batch.audio_mask[:, :-1]
             )
-            total += float(token_loss(logits, batch.audio_ids[:, 1:], batch.audio_mask[:, 1:]))
+            total += torch.stack(code_loss(logits, batch.audio_ids[:, 1:], batch.audio_mask[:, 1:], levels))
             count += 1
-    return total / max(count, 1)
+    return [round(value, 4) for value in (total / max(count, 1)).tolist()]
 
 
 def train_small_e(
@@ -154,21 +171,29 @@ def train_small_e(
     minutes: float,
     seed: int = 0,
     config: SmallEConfig | None = None,
+    start: Path | None = None,
     progress: Progress = print,
 ) -> Path:
     """Trains on the output of `tokenise_corpus`; writes OUT/small_e.safetensors (moving average) and returns its path.
 
-    The file is also written every 400 steps, so that training can be listened to while it goes on.
+    The file is also written every 400 steps, so that training can be listened to while it goes on. `start` is the file of
+    an earlier network, of which everything that still fits is trained on.
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     training, held_out = load_spoken(tokens)
-    held_out.sort(key=lambda spoken: spoken.voice)
-    codebook = load_file(codec_file)["codebook"]
+    held_out = sorted(held_out, key=lambda spoken: spoken.voice)[:: max(1, len(held_out) // 160)]
+    codebook = load_file(codec_file)["codebook"].float()
+    levels, codes, _ = codebook.shape
     model = SmallE(
-        config or SmallEConfig(text_vocabulary=UNIT_COUNT, codebooks=2, codebook_size=len(codebook), dropout_text=0.05)
+        config
+        or SmallEConfig(text_vocabulary=UNIT_COUNT, codebooks=STACKED * levels, codebook_size=codes, dropout_text=0.05)
     )
     start_from_codebook(model, codebook, generator)
+    if start is not None:
+        take_over(model, load_file(start))
+    weights = torch.tensor([LEVEL_WEIGHT**level for level in range(levels)])
+    weights /= weights.sum()
     optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.02)
     average = MovingAverage(model, 0.999)
     stream = batches(training, STEPS_PER_BATCH, generator)
@@ -176,10 +201,8 @@ def train_small_e(
 
     def write() -> None:
         save_weights(average.average, path)
-        loss = held_out_loss(SmallE.from_state_dict(average.average), held_out[:80])
-        with (out / "held_out.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": average.updates, "cross_entropy": round(loss, 4)}) + "\n")
-        progress(f"step {average.updates}: held-out cross-entropy {loss:.4f}")
+        losses = held_out_loss(average.network(), held_out, levels)
+        report_held_out(out, {"step": average.updates, "cross_entropy": losses}, progress)
 
     def step(number: int, fraction: float) -> dict[str, float]:
         set_learning_rate(optimiser, learning_rate(LEARNING_RATE, fraction, number, 150))
@@ -190,7 +213,8 @@ def train_small_e(
             batch.text_ids, batch.text_mask, noisy, batch.audio_mask[:, :-1], GUIDE_WEIGHT * forced * batch.target
         )
         mask = batch.audio_mask[:, 1:]
-        loss = token_loss(logits, batch.audio_ids[:, 1:], mask)
+        losses = code_loss(logits, batch.audio_ids[:, 1:], mask, levels)
+        loss = torch.stack(losses) @ weights
         selection = attention_loss(attention[:, :1], batch.target, mask)
         alignment = attention_loss(attention[:, 1:], batch.target, mask)
         optimiser.zero_grad(set_to_none=True)
@@ -200,7 +224,8 @@ def train_small_e(
         average.update()
         if number % 400 == 399:
             write()
-        return {"cross_entropy": loss.item(), "selection": selection.item(), "alignment": alignment.item()}
+        by_level = {f"cross_entropy_{level}": value.item() for level, value in enumerate(losses)}
+        return {**by_level, "selection": selection.item(), "alignment": alignment.item()}
 
     out.mkdir(parents=True, exist_ok=True)
     parts: dict[str, Stateful] = {"model": model, "optimiser": optimiser, "average": average}
