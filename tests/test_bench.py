@@ -13,7 +13,7 @@ from avatarlab.media import VideoWriter
 from avatarlab.text import is_known, normalise
 from benchmarks.bench import MEASURES, Row, main, table
 from benchmarks.runs import compute_by_stage, video_lengths
-from benchmarks.speech import lecture_sentences
+from benchmarks.speech import LECTURE, READING, lines_of, longest_loss
 
 
 def write_run(store: Path, name: str, rows: list[ResultRow]) -> None:
@@ -28,13 +28,28 @@ def made(id: str, duration: float, **seconds: float) -> ResultRow:
     return ResultRow(id, "done", duration_seconds=duration, seconds=seconds, cached={"tokens": 0}, attempts=1)
 
 
-def test_the_sentences_are_twenty_plain_ones_of_known_words() -> None:
-    sentences = lecture_sentences()
-    assert len(set(sentences)) == 20
+def test_the_lecture_sentences_are_forty_plain_ones_of_known_words() -> None:
+    sentences = lines_of(LECTURE)
+    assert len(set(sentences)) == 40
     for sentence in sentences:
         words = re.findall(r"[a-z']+", normalise(sentence).spoken)
         assert 6 <= len(words) <= 14
         assert all(is_known(word) for word in words)
+
+
+def test_the_reading_sentences_are_a_hundred_of_5_to_40_words() -> None:
+    lengths = [len(sentence.split()) for sentence in lines_of(READING)]
+    assert len(set(lines_of(READING))) == 100
+    assert (min(lengths), max(lengths)) == (5, 40)
+
+
+def test_a_passage_is_lost_where_words_in_a_row_are_missing_or_too_many() -> None:
+    said = "the ship left the harbor at dawn".split()
+    assert longest_loss(said, said) == 0
+    assert longest_loss(said, "the ship at dawn".split()) == 3
+    assert longest_loss(said, "the ship left the ship left the harbor at dawn".split()) == 3
+    assert longest_loss(said, "a chip leapt a harbour or gone".split()) == 0
+    assert longest_loss(said, []) >= 6
 
 
 def test_compute_is_counted_where_nothing_was_found_in_the_store(tmp_path: Path) -> None:
@@ -88,7 +103,7 @@ def test_what_cannot_be_measured_is_told_and_fails_nothing(tmp_path: Path, capsy
 
 def test_an_unknown_measure_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        main(["--only", "speed"])
+        main(["--only", "beauty"])
     assert caught.value.code == 2
     told = capsys.readouterr().err
     assert all(name in told for name in MEASURES)
