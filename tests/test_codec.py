@@ -48,6 +48,15 @@ def test_a_tone_is_loudest_in_the_band_that_holds_it() -> None:
     assert log_mel(torch.zeros(1, 3 * HOP + 1)).shape == (1, 80, 3)
 
 
+def test_training_may_follow_inference_in_one_process() -> None:
+    bands = 13  # of no other test
+    with torch.inference_mode():
+        log_mel(torch.zeros(1, 2000), bands=bands)
+    waveform = torch.randn(1, 2000, requires_grad=True)
+    log_mel(waveform, bands=bands).sum().backward()
+    assert waveform.grad is not None
+
+
 def test_every_level_codes_what_the_levels_before_it_left_over(codec: Codec) -> None:
     codec.codebook.data[0] *= 10.0
     first, second = torch.arange(8), torch.arange(8).flip(0)

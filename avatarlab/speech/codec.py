@@ -44,6 +44,7 @@ class CodecConfig:
 
 
 @cache
+@torch.inference_mode(False)  # made once for whoever comes later, training included
 def _mel_filters(bins: int, bands: int) -> Tensor:
     return melscale_fbanks(bins, 0.0, SAMPLE_RATE_HZ / 2, bands, SAMPLE_RATE_HZ, norm="slaney", mel_scale="slaney")
 
