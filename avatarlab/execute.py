@@ -149,7 +149,7 @@ def make_tokens(items: Sequence[Item], bench: Bench) -> Iterator[Made]:
     started = time.perf_counter()
     best = _best_readings(items, bench.context)
     share = (time.perf_counter() - started) / len(items)
-    for item, (utterance, reading, draws) in zip(items, best, strict=True):
+    for item, (utterance, reading, draw) in zip(items, best, strict=True):
         if utterance.codes.shape[1] == 0:
             raise ScriptError(f"no speech came out of {item.spoken[:60]!r}", "reword the sentence, or change the seed")
         frames = by_video_frame(utterance.alignment, steps)
@@ -165,7 +165,7 @@ def make_tokens(items: Sequence[Item], bench: Bench) -> Iterator[Made]:
                 "voice": item.voice_digest,
                 "voice_state": item.voice_state,
                 "seed": item.seed,
-                "draws": draws,
+                "draws": draw,
                 "reading": asdict(reading),
                 "frame_count": len(frames),
             },
@@ -326,7 +326,7 @@ def _sentence(bench: Bench, part: SpokenPart, start_seconds: float, frame_count:
 
 
 def _best_readings(items: Sequence["TokensItem"], context: StageContext) -> list[tuple["Utterance", "Reading", int]]:
-    """Of every sentence the best reading, its judgement, and how many were drawn."""
+    """Of every sentence the best reading, its judgement, and which draw it was, counted from 1."""
     from avatarlab.speech.generate import generate
     from avatarlab.speech.reading import judge
 

@@ -127,11 +127,12 @@ def dub(
     waveform = np.pad(waveform, (0, -len(waveform) % SAMPLES_PER_VIDEO_FRAME))
     with _workshop(models, avatars, device) as (context, made_with), tempfile.TemporaryDirectory() as name:
         artifacts = Artifacts(open_store(context.store_uri))
-        pieces = [store_recording(artifacts, waveform[start:end]) for start, end in quiet_pieces(waveform)]
+        cuts = quiet_pieces(waveform)
+        pieces = [store_recording(artifacts, waveform[start:end]) for start, end in cuts]
         motion = _run("motion", [motion_item(piece, avatar, made_with) for piece in pieces], context)
         faces = _run("face", [face_item(action, avatar, made_with) for action in motion], context)
         segments = []
-        for index, ((start, end), face) in enumerate(zip(quiet_pieces(waveform), faces, strict=True)):
+        for index, ((start, end), face) in enumerate(zip(cuts, faces, strict=True)):
             windows = Path(name) / f"{index}.mkv"
             artifacts.fetch(face.outputs["windows.mkv"], windows)
             corners = np.load(io.BytesIO(artifacts.read(face.outputs["corners.npy"])), allow_pickle=False)

@@ -45,7 +45,8 @@ class CodecConfig:
 
 @cache
 @torch.inference_mode(False)  # made once for whoever comes later, training included
-def _mel_filters(bins: int, bands: int) -> Tensor:
+def mel_filters(bins: int, bands: int) -> Tensor:
+    """Slaney's triangles at 16 kHz, (bins, bands)."""
     return melscale_fbanks(bins, 0.0, SAMPLE_RATE_HZ / 2, bands, SAMPLE_RATE_HZ, norm="slaney", mel_scale="slaney")
 
 
@@ -62,7 +63,7 @@ def log_mel(
     padded = F.pad(waveform[:, : frames * hop], (padding, window - hop - padding))
     hann = torch.hann_window(window, device=waveform.device)
     spectrum = torch.stft(padded, window, hop, window=hann, center=False, return_complex=True).abs()
-    filters = _mel_filters(window // 2 + 1, bands).to(waveform.device)
+    filters = mel_filters(window // 2 + 1, bands).to(waveform.device)
     return (filters.T @ spectrum).clamp_min(floor).log()
 
 

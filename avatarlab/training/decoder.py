@@ -28,7 +28,7 @@ from avatarlab.training.loop import (
     train_loop,
 )
 from avatarlab.training.small_e import Batch
-from avatarlab.training.speech_data import HELD_OUT_EVERY, Spoken, chain
+from avatarlab.training.speech_data import HELD_OUT_EVERY, Spoken, chain, recording_names, spoken_of
 
 PEAK_RATE = 4e-4
 CROP_STEPS = 25
@@ -149,11 +149,9 @@ def predict_codes(tokens: Path, small_e_file: Path, path: Path, count: int, prog
     model = SmallE.from_state_dict(load_file(small_e_file))
     latest: dict[str, Spoken] = {}
     written: dict[str, Tensor] = {}
-    for name in sorted({key.rsplit("/", 1)[0] for key in tensors})[:count]:
-        voice = name.split("/")[1]
-        own = Spoken(voice, *(tensors[f"{name}/{part}"] for part in ("units", "codes", "spans")))
-        own = Spoken(voice, own.units.long(), own.codes.long(), own.spans)
-        before, latest[voice] = latest.get(voice), own
+    for name in recording_names(tensors)[:count]:
+        own = spoken_of(tensors, name)
+        before, latest[own.voice] = latest.get(own.voice), own
         item = own if before is None else chain([before, own])
         batch = Batch([item])
         logits, _ = model.forward_train(

@@ -16,10 +16,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
-from torchaudio.functional import melscale_fbanks
 
-from avatarlab import SAMPLE_RATE_HZ
 from avatarlab.errors import InputError, SettingsError, WeightsError
+from avatarlab.speech.codec import mel_filters
 
 WIDTH = 256
 MEL_BANDS = 40
@@ -98,14 +97,7 @@ def _mel_power(samples: Float[Tensor, "s"]) -> Float[Tensor, "n bands"]:
     spectrum = torch.stft(
         samples, MEL_WINDOW, MEL_HOP, window=torch.hann_window(MEL_WINDOW), pad_mode="constant", return_complex=True
     )
-    return (_mel_filters().T @ spectrum.abs().square()).T
-
-
-@cache
-def _mel_filters() -> Tensor:
-    return melscale_fbanks(
-        MEL_WINDOW // 2 + 1, 0.0, SAMPLE_RATE_HZ / 2, MEL_BANDS, SAMPLE_RATE_HZ, norm="slaney", mel_scale="slaney"
-    )
+    return (mel_filters(MEL_WINDOW // 2 + 1, MEL_BANDS).T @ spectrum.abs().square()).T
 
 
 @cache

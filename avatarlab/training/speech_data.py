@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -108,17 +108,23 @@ def tokenise_corpus(corpus: Path, codec: Codec, path: Path, progress: Progress) 
     partial.replace(path)
 
 
+def recording_names(tensors: Mapping[str, Tensor]) -> list[str]:
+    """`<id>/<voice>` of every recording of a tokenised corpus, in order."""
+    return sorted({key.rsplit("/", 1)[0] for key in tensors})
+
+
+def spoken_of(tensors: Mapping[str, Tensor], name: str) -> Spoken:
+    units, codes, spans = (tensors[f"{name}/{part}"] for part in ("units", "codes", "spans"))
+    return Spoken(name.split("/")[1], units.long(), codes.long(), spans)
+
+
 def load_spoken(path: Path) -> tuple[list[Spoken], list[Spoken]]:
     """Training and held-out recordings of a tokenised corpus."""
     tensors = load_file(path)
     training: list[Spoken] = []
     held_out: list[Spoken] = []
-    for name in sorted({key.rsplit("/", 1)[0] for key in tensors}):
-        number, voice = name.split("/")
-        spoken = Spoken(
-            voice, tensors[f"{name}/units"].long(), tensors[f"{name}/codes"].long(), tensors[f"{name}/spans"]
-        )
-        (training if int(number) % HELD_OUT_EVERY else held_out).append(spoken)
+    for name in recording_names(tensors):
+        (training if int(name.split("/")[0]) % HELD_OUT_EVERY else held_out).append(spoken_of(tensors, name))
     return training, held_out
 
 
