@@ -107,7 +107,7 @@ def test_a_mouth_changes_no_pixel_above_the_nose_base_and_none_far_beside_it() -
         for state in (FaceState(jaw=1.0), FaceState(jaw=0.3, round=1.0), FaceState(width=1.0, jaw=0.2)):
             changed = np.abs(draw_window(presenter, state)[0].astype(int) - rest).max(axis=2) > 12
             rows, columns = np.nonzero(changed)
-            assert rows.min() > points[33, 1]
+            assert rows.min() > points[33, 1] - 0.02 * distance
             assert np.abs(columns - points[33, 0]).max() < 1.05 * distance
 
 
@@ -191,7 +191,8 @@ def _measured(people: int, mouths: int) -> tuple[np.ndarray, np.ndarray, np.ndar
                 pose, jaw=mouth.jaw, width=mouth.width, round=mouth.round, press=mouth.press, tongue=mouth.tongue
             )
             image, points, truth = draw_window(presenter, state)
-            soft = cv2.resize(cv2.resize(image, (56, 56), interpolation=cv2.INTER_AREA), (112, 112))
+            size = image.shape[:2]
+            soft = cv2.resize(cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), size)
             rows.append(
                 (
                     truth,
@@ -248,12 +249,12 @@ def corpus(speech: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_shard_holds_windows_with_landmarks_truth_and_references(corpus: Path) -> None:
     with np.load(corpus / "faces-000.npz") as shard:
-        assert shard["windows"].shape == (15, 112, 112, 3)
+        assert shard["windows"].shape == (15, 168, 168, 3)
         assert shard["windows"].dtype == np.uint8
         assert shard["landmarks"].shape == (15, 68, 2)
         assert shard["opening"].shape == (15,)
         assert shard["states"].shape == (15, 5)
-        assert shard["reference_windows"].shape == (5, 112, 112, 3)
+        assert shard["reference_windows"].shape == (5, 168, 168, 3)
         assert shard["presenter"].tolist() == [row for row in range(5) for _ in range(3)]
         assert shard["reference_identity"].tolist() == [3, 4, 0, 1, 2]
 

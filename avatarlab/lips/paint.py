@@ -30,7 +30,7 @@ from avatarlab.lips.mask import (
     window_keep,
 )
 
-CORPUS_PX = 112  # lip images are taken from windows of this size, in training and in use
+CORPUS_PX = 112  # lip images are taken from windows of this size, in use and, after shrinking, in training
 PUBLISHED_PX = 256
 PUBLISHED_FACE_SIDE = 2.0  # of the larger side of the landmarks' box
 MOST_REFERENCES = 16
@@ -174,6 +174,8 @@ def lip_images(
     With `rng`, each is shifted, scaled and turned a little, so that in training the latent tells the mouth's shape, not
     its place.
     """
+    if windows.shape[2] > CORPUS_PX:
+        windows = F.interpolate(windows, size=CORPUS_PX, mode="area")
     b = len(windows)
     scale = np.full(b, LIP_SIDE / WINDOW_SIDE / margin)
     shift = np.tile([0.0, 2 * LIP_CENTER_Y / WINDOW_SIDE / margin], (b, 1))

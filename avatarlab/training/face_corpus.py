@@ -5,12 +5,12 @@
 A shard holds poses: one presenter, one turn of the head, one state of the eyes. Every pose has several mouths and one
 reference with the mouth at rest, which equals them pixel by pixel away from mouth and jaw.
 
-    windows              uint8 (n,112,112,3)   RGB, `CORPUS_MARGIN` wider than the window the renderer draws
+    windows              uint8 (n,168,168,3)   RGB, `CORPUS_MARGIN` wider than the window the renderer draws
     landmarks            float32 (n,68,2)      window pixels
     opening              float32 (n,)          gap between the lips over the width of the mouth at rest
     states               float32 (n,5)         jaw, width, round, press, tongue
     presenter            int32 (n,)            the row of the reference that belongs to the window
-    reference_windows    uint8 (p,112,112,3)
+    reference_windows    uint8 (p,168,168,3)
     reference_landmarks  float32 (p,68,2)
     reference_identity   int32 (p,)            which presenter, unique over all shards
 """
@@ -29,7 +29,7 @@ from avatarlab.training.articulation import articulate
 from avatarlab.training.corpus import Recording, read_corpus
 from avatarlab.training.presenters import BUNDLED, FaceState, Presenter, draw, landmarks, sample_presenter
 
-WINDOW_PX = 112
+WINDOW_PX = 168
 FIRST_HELD_IDENTITY = 10_000
 _LANDMARK_PX = 512  # windows are located on a picture of this side, whose pixels landmarks name
 
@@ -38,8 +38,8 @@ _LANDMARK_PX = 512  # windows are located on a picture of this side, whose pixel
 class CorpusPlan:
     """What a shard holds. Three in ten windows show bundled people, who are in every shard in new poses."""
 
-    strangers: int = 14
-    poses: int = 5
+    strangers: int = 24
+    poses: int = 3
     bundled_poses: int = 10
     mouths: int = 8
     held_strangers: int = 20

@@ -21,7 +21,7 @@ from avatarlab import SAMPLES_PER_VIDEO_FRAME
 from avatarlab.lips.diffdub import Motion, MotionConfig, Renderer
 from avatarlab.lips.features import BANDS, DEEPEST, log_mel
 from avatarlab.lips.mask import CORPUS_MARGIN
-from avatarlab.lips.paint import CORPUS_PX, lip_images
+from avatarlab.lips.paint import lip_images
 from avatarlab.training.corpus import Recording, read_corpus
 from avatarlab.training.face_corpus import draw_window, mouth_tracks, random_mouth, random_pose
 from avatarlab.training.loop import (
@@ -128,9 +128,8 @@ def _draw_person(
 
 @torch.inference_mode()
 def encode_windows(renderer: Renderer, windows: np.ndarray) -> Float[np.ndarray, "n z"]:
-    """Latents of corpus windows uint8 (n, 112, 112, 3)."""
+    """Latents of corpus windows uint8 (n, side, side, 3)."""
     assert renderer.config.window is not None
-    assert windows.shape[1] == CORPUS_PX
     found = []
     for first in range(0, len(windows), 64):
         images = torch.from_numpy(windows[first : first + 64]).permute(0, 3, 1, 2).float() / 127.5 - 1

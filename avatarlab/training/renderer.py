@@ -42,8 +42,8 @@ MINI_RENDERER = RendererConfig(
     encoder_attention_levels=(),
     time=64,
     style=64,
-    patch=4,
-    window=(96, 48),
+    patch=6,
+    window=(144, 48),
 )
 STEPS_TRAINED = (999, 999, 999, 999, 999, 999, 999, 749, 499, 249)
 OTHER_POSE_SHARE = 0.1
@@ -58,12 +58,12 @@ _MOTION_SIZE = len(_PAIRS) + len(_SPANS) + 1
 class Faces:
     """One or more shards of the face corpus, concatenated (avatarlab.training.face_corpus)."""
 
-    windows: UInt8[np.ndarray, "n 112 112 3"]
+    windows: UInt8[np.ndarray, "n side side 3"]
     landmarks: Float[np.ndarray, "n 68 2"]
     opening: Float[np.ndarray, "n"]
     states: Float[np.ndarray, "n 5"]
     owner: Int[np.ndarray, "n"]
-    reference_windows: UInt8[np.ndarray, "p 112 112 3"]
+    reference_windows: UInt8[np.ndarray, "p side side 3"]
     reference_landmarks: Float[np.ndarray, "p 68 2"]
     reference_identity: Int[np.ndarray, "p"]
 
