@@ -1,6 +1,7 @@
 """Training the lips: resumes, writes loadable weights, keeps the encoder when told to; scoring finds lag and correlation."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ from safetensors.torch import load_file
 from avatarlab.errors import InputError
 from avatarlab.lips.diffdub import Renderer, RendererConfig
 from avatarlab.training.evaluate_lips import best_lag
-from avatarlab.training.motion import DrawnMouths, Spoken, fit_table, posture, varied
+from avatarlab.training.hearings import Spoken, posture, varied
+from avatarlab.training.mouth_latents import DrawnMouths, fit_table
 from avatarlab.training.presenters import FaceState
-from avatarlab.training.renderer import evaluate, load_faces, make_batch, train_renderer
+from avatarlab.training.renderer import evaluate, load_faces, make_batch, train_renderer, with_patch
 
 TINY = RendererConfig(
     base=32, widths=(32, 32), encoder_widths=(32, 32), blocks=1, attention_levels=(), encoder_attention_levels=(),
@@ -107,7 +109,7 @@ def test_a_varied_recording_stays_aligned_with_its_mouth() -> None:
     waveform = np.zeros(640 * 40, np.float32)
     waveform[640 * 20 : 640 * 21] = np.sin(np.arange(640) / 3)
     for seed in range(5):
-        other = varied(Spoken(waveform, track), np.random.default_rng(seed))
+        other = varied(Spoken(waveform, track, np.zeros(40, np.int64)), np.random.default_rng(seed))
         assert len(other.waveform) == 640 * len(other.track)
         loudest = int(np.square(other.waveform.reshape(-1, 640)).sum(1).argmax())
         assert abs(loudest - int(other.track[:, 0].argmax())) <= 1
@@ -124,3 +126,23 @@ def test_the_best_lag_is_found_with_its_sign(lag: int) -> None:
 
 def test_a_mouth_that_never_moves_scores_nothing() -> None:
     assert best_lag(np.zeros(20), np.random.default_rng(0).random(20)) == (0.0, 0)
+
+
+def test_a_renderer_given_larger_patches_draws_the_same_picture_enlarged() -> None:
+    torch.manual_seed(0)
+    renderer = Renderer(replace(TINY, patch=4, window=(48, 32))).eval()
+    with torch.no_grad():
+        for parameter in renderer.parameters():
+            parameter.add_(0.03 * torch.randn(parameter.shape))
+    config = replace(TINY, patch=6, window=(72, 32))
+    larger = Renderer.from_state_dict(with_patch(renderer.published_state_dict(), config))
+    assert larger.config == config
+    small = torch.nn.functional.interpolate(torch.rand(1, 6, 9, 9), size=48, mode="bicubic")
+    big = torch.nn.functional.interpolate(small, size=72, mode="bilinear", align_corners=False)
+    t, z = torch.tensor([999]), torch.randn(1, 16)
+    with torch.inference_mode():
+        before = renderer.predict_clean(small[:, :3], small[:, 3:], t, z) - small[:, 3:]
+        after = larger.predict_clean(big[:, :3], big[:, 3:], t, z) - big[:, 3:]
+    # Random weights draw noise within a patch, which enlarging blurs; what is left is told by the means of patches.
+    means = [torch.nn.functional.adaptive_avg_pool2d(picture, 12).ravel() for picture in (before, after)]
+    assert float(torch.corrcoef(torch.stack(means))[0, 1]) > 0.95

@@ -248,11 +248,19 @@ class Motion(nn.Module):
 
     def forward(self, audio: Float[Tensor, "b l t50 c"], references: Float[Tensor, "b r z"]) -> Float[Tensor, "b f z"]:
         """Feature layers at 50 Hz and any number of reference latents -> latents at 25 fps, f = ceil(t50 / 2)."""
+        return self.latents(self.heard(audio, references), references)
+
+    def heard(self, audio: Float[Tensor, "b l t50 c"], references: Float[Tensor, "b r z"]) -> Float[Tensor, "b f d"]:
+        """The first half of the network: what was said, in each video frame."""
         x = torch.einsum("bltc,l->bct", audio, self.weights.softmax(dim=0))
         x = self.down_sample_audio_nar(x).transpose(1, 2)  # (b, f, d)
         memory = self.reference_encoder(self.reference_in(references) if self.config.residual else references)
         y = self.cross_attention(x, memory, self.audio_residual(x) if self.config.residual else None)
-        latents = self.out_proj(self.coarse_decoder(self.speech_encoder(y)))
+        return self.speech_encoder(y)
+
+    def latents(self, heard: Float[Tensor, "b f d"], references: Float[Tensor, "b r z"]) -> Float[Tensor, "b f z"]:
+        """The second half: lip latents of what was heard."""
+        latents = self.out_proj(self.coarse_decoder(heard))
         return latents + references.mean(dim=1, keepdim=True) if self.config.residual else latents
 
 

@@ -12,7 +12,7 @@ from avatarlab.lips.lip_sync import lip_latents
 from avatarlab.lips.paint import Painted, PaintSettings, lip_references, paint
 from avatarlab.training.corpus import Recording
 from avatarlab.training.face_corpus import mouth_tracks
-from avatarlab.training.motion import load_spoken
+from avatarlab.training.hearings import load_spoken
 from avatarlab.training.mouth_opening import measure_mouth_opening
 from avatarlab.training.presenters import FaceState, Presenter, draw, mouth_opening
 

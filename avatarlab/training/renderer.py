@@ -7,8 +7,10 @@ moved the picture, and the reference is usually the same pose with its mouth clo
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isqrt
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -47,11 +49,43 @@ MINI_RENDERER = RendererConfig(
 )
 STEPS_TRAINED = (999, 999, 999, 999, 999, 999, 999, 749, 499, 249)
 OTHER_POSE_SHARE = 0.1
+TEXTURED_SHARE = 0.3
 # Landmarks left and right that move with the mouth (one on the midline is its own partner), and pairs across it.
 _PAIRS = ((48, 54), (49, 53), (50, 52), (51, 51), (57, 57), (58, 56), (59, 55), (60, 64), (61, 63), (62, 62), (66, 66), (67, 65),
           (5, 11), (6, 10), (7, 9), (8, 8))  # fmt: skip
 _SPANS = ((48, 54), (49, 53), (59, 55), (60, 64), (61, 63))
 _MOTION_SIZE = len(_PAIRS) + len(_SPANS) + 1
+
+
+def with_patch(tensors: Mapping[str, Tensor], config: RendererConfig) -> dict[str, Tensor]:
+    """The published state dict of a window renderer made to work in the patches of `config`: at first it draws what it
+    drew, enlarged. Its trunk and its lip encoder stay as they are.
+    """
+    assert config.window is not None
+    fan_in = tensors["input_blocks.0.0.weight"].shape[1]
+    old, new = isqrt(fan_in // 6), config.patch
+    # Row i: how much of each new pixel lies under old pixel i.
+    edges = np.arange(old + 1) * new / old
+    cells = np.arange(new)
+    under = np.clip(np.minimum(edges[1:, None], cells + 1) - np.maximum(edges[:-1, None], cells), 0, None) * old / new
+    # Row j: the old pixels that new pixel j lies between.
+    at = np.clip((cells + 0.5) * old / new - 0.5, 0, old - 1)
+    between = np.clip(1 - np.abs(at[:, None] - np.arange(old)), 0, None)
+    shrink, enlarge = (torch.from_numpy(np.kron(side, side)).float() for side in (under, between))
+
+    def outputs(value: Tensor) -> Tensor:
+        return torch.einsum("ji,ci...->cj...", enlarge, value.float().unflatten(0, (3, old**2))).flatten(0, 1)
+
+    first = torch.einsum(
+        "ociyx,ij->ocjyx", tensors["input_blocks.0.0.weight"].float().unflatten(1, (6, old**2)), shrink
+    ).flatten(1, 2)
+    return {
+        **tensors,
+        "input_blocks.0.0.weight": first,
+        "out.2.weight": outputs(tensors["out.2.weight"]),
+        "out.2.bias": outputs(tensors["out.2.bias"]),
+        "sample_window": torch.tensor(config.window, dtype=torch.int32),
+    }
 
 
 @dataclass(frozen=True)
@@ -132,7 +166,7 @@ def make_batch(
         references = torch.where(turned, references.flip(3), references)
         lips = _recoloured(lip_images(windows, lip_size, CORPUS_MARGIN, rng), 0.25, rng)
         offsets = np.clip(np.rint(rng.normal(margin, 2.5, (len(index), 2))), 0, 2 * margin).astype(int)
-        both = _recoloured(torch.cat([windows, references], dim=3), 0.1, rng)
+        both = _recoloured(_textured(torch.cat([windows, references], dim=3), rng), 0.1, rng)
         cut = [both[k, :, y : y + size] for k, (y, _) in enumerate(offsets)]
         wide = windows.shape[3]
         target = torch.stack([rows[:, :, x : x + size] for rows, (_, x) in zip(cut, offsets, strict=True)])
@@ -157,6 +191,19 @@ def _recoloured(
 ) -> Float[Tensor, "b 3 h w"]:
     gain = np.exp(rng.normal(0, strength, (len(images), 1)) + rng.normal(0, strength / 2, (len(images), 3)))
     return ((images + 1) * torch.from_numpy(gain).float()[:, :, None, None] - 1).clamp(-1, 1)
+
+
+def _textured(pairs: Float[Tensor, "b 3 h w2"], rng: np.random.Generator) -> Float[Tensor, "b 3 h w2"]:
+    """Some windows and their references, side by side, under the same light and the same grain, as photographs have."""
+    pairs = pairs.clone()
+    side = pairs.shape[2]
+    for k in np.flatnonzero(rng.random(len(pairs)) < TEXTURED_SHARE):
+        light = cv2.resize(rng.normal(0, 0.12, (3, 3)), (side, side), interpolation=cv2.INTER_CUBIC)
+        grain = cv2.GaussianBlur(rng.normal(0, 1, (side, side)), (0, 0), rng.uniform(0.5, 1.5))
+        field = np.exp(light + rng.uniform(0, 0.06) * grain / grain.std())
+        both = torch.from_numpy(np.concatenate([field, field], axis=1)).float()
+        pairs[k] = ((pairs[k] + 1) * both - 1).clamp(-1, 1)
+    return pairs
 
 
 def picture_loss(
@@ -191,13 +238,16 @@ def train_renderer(
     """Trains on CORPUS_DIR/faces-*.npz for `minutes`, resuming from OUT_DIR; returns OUT_DIR/renderer.safetensors.
 
     Shards that appear while it trains are taken up. Held-out L1 (in the mask, 0..255) of CORPUS_DIR/held-*.npz goes to
-    OUT_DIR/held_out.jsonl. Batches depend on `seed` and the step alone. `continued` names weights to go on from; their
-    lip encoder is kept as it is, so that motion networks trained against it stay valid.
+    OUT_DIR/held_out.jsonl. Batches depend on `seed` and the step alone. `continued` names weights to go on from, of this
+    configuration but for window and patch; their lip encoder is kept as it is, so that motion networks trained against
+    it stay valid.
     """
     torch.manual_seed(seed)
     assert config.window is not None
     size = config.window[0]
-    renderer = (Renderer(config) if continued is None else Renderer.from_state_dict(load_file(continued))).train()
+    renderer = Renderer(config).train()
+    if continued is not None:
+        renderer = Renderer.from_state_dict(with_patch(load_file(continued), config)).train()
     renderer.encoder.requires_grad_(continued is None)
     guess = nn.Sequential(nn.SiLU(), nn.Linear(config.style, _MOTION_SIZE))
     trained = [parameter for parameter in renderer.parameters() if parameter.requires_grad]
