@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from avatarlab.errors import SettingsError
-from avatarlab.lips.sampler import alpha_bars, ddim, few_steps, noise_loss, noised, strided_steps, trailing_steps
+from avatarlab.lips.sampler import (
+    alpha_bars,
+    ddim,
+    few_steps,
+    noise_loss,
+    noised,
+    signal,
+    strided_steps,
+    trailing_steps,
+)
 
 
 def test_the_noise_schedule_is_the_published_one() -> None:
@@ -54,9 +63,8 @@ def masked_case() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def test_a_perfect_noise_prediction_recovers_the_picture() -> None:
     start, keep, noise = masked_case()
 
-    def perfect(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        signal = alpha_bars()[t].float()[:, None, None, None]
-        return (x - signal.sqrt() * start) / (1 - signal).sqrt()
+    def perfect(x: torch.Tensor, step: int) -> torch.Tensor:
+        return (x - signal(step) ** 0.5 * start) / (1 - signal(step)) ** 0.5
 
     assert torch.allclose(ddim(perfect, start, keep, noise, strided_steps(10)), start, atol=1e-4)
 
@@ -75,8 +83,8 @@ def test_few_step_sampling_leaves_the_known_area_bit_equal(count: int) -> None:
     start, keep, noise = masked_case()
     seen = []
 
-    def predict(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        seen.append(int(t[0]))
+    def predict(x: torch.Tensor, step: int) -> torch.Tensor:
+        seen.append(step)
         assert torch.equal(x[keep == 1], start[keep == 1])
         return x * 0.1
 

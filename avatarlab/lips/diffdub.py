@@ -9,7 +9,7 @@ tensors in its files switch on:
     `reference_in.*`           latents, told as a change of the mean reference, may be narrower than the network
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import isqrt
 
@@ -163,9 +163,8 @@ class Renderer(nn.Module):
         steps: int,
     ) -> Float[Tensor, "b 3 h w"]:
         """Published sampling in [-1, 1]: `steps` strided steps, no final composite (spec 1.6)."""
-        return sampler.ddim(
-            lambda x, t: self.predict_noise(x, reference, t, z), start, keep, noise, sampler.strided_steps(steps)
-        )
+        predict = self._of_step(self.predict_noise, reference, z)
+        return sampler.ddim(predict, start, keep, noise, sampler.strided_steps(steps))
 
     def sample(
         self,
@@ -177,9 +176,11 @@ class Renderer(nn.Module):
         steps: int,
     ) -> Float[Tensor, "b 3 h w"]:
         """Few-step sampling in [-1, 1] from trailing steps (999 first); the known area comes back untouched."""
-        return sampler.few_steps(
-            lambda x, t: self.predict_clean(x, reference, t, z), start, keep, noise, sampler.trailing_steps(steps)
-        )
+        predict = self._of_step(self.predict_clean, reference, z)
+        return sampler.few_steps(predict, start, keep, noise, sampler.trailing_steps(steps))
+
+    def _of_step(self, predict: Callable[..., Tensor], reference: Tensor, z: Tensor) -> sampler.Predict:
+        return lambda x, step: predict(x, reference, torch.full((len(x),), step, device=x.device), z)
 
     def _network(self, x: Tensor, reference: Tensor, t: Tensor, z: Tensor) -> Tensor:
         stacked = torch.cat([x, reference], dim=1)

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 GROUPS = 32
+NORM_EPS = 1e-5
 Resample = Literal["none", "down", "up"]
 
 
@@ -28,7 +29,7 @@ class Norm(nn.GroupNorm):
     """GroupNorm of 32 groups, computed in float32 where the network runs in less."""
 
     def __init__(self, channels: int) -> None:
-        super().__init__(GROUPS, channels, eps=1e-5)
+        super().__init__(GROUPS, channels, eps=NORM_EPS)
 
     def forward(self, x: Float[Tensor, "b c *n"]) -> Float[Tensor, "b c *n"]:
         wide = x if x.dtype == torch.float64 else x.float()
@@ -36,7 +37,8 @@ class Norm(nn.GroupNorm):
         return F.group_norm(wide, GROUPS, weight, bias, self.eps).to(x.dtype)
 
 
-def _resampled(x: Float[Tensor, "b c h w"], resample: Resample) -> Float[Tensor, "b c h2 w2"]:
+def resampled(x: Float[Tensor, "b c h w"], resample: Resample) -> Float[Tensor, "b c h2 w2"]:
+    """Nearest neighbour up, or averaged down, by two."""
     if resample == "up":
         return F.interpolate(x, scale_factor=2, mode="nearest")
     return F.avg_pool2d(x, 2) if resample == "down" else x
@@ -73,14 +75,14 @@ class ResidualBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "b c h w"], e: Float[Tensor, "b time"], z: Float[Tensor, "b style"]
     ) -> Float[Tensor, "b c2 h2 w2"]:
-        h = _resampled(F.silu(self.in_layers[0](x)), self.resample)
+        h = resampled(F.silu(self.in_layers[0](x)), self.resample)
         h = self.in_layers[2](h)
         scale, shift = self.emb_layers(e)[:, :, None, None].chunk(2, dim=1)
         style_scale = self.cond_emb_layers(z)[:, :, None, None]
         h = self.out_layers[0](h) * (1 + scale) + shift
         h = h * (1 + style_scale)
         h = self.out_layers[3](self.out_layers[2](F.silu(h)))
-        return self.skip_connection(_resampled(x, self.resample)) + h
+        return self.skip_connection(resampled(x, self.resample)) + h
 
 
 class EncoderBlock(nn.Module):
@@ -93,8 +95,8 @@ class EncoderBlock(nn.Module):
         self.skip_connection = _skip(inputs, outputs)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
-        h = self.in_layers[2](_resampled(F.silu(self.in_layers[0](x)), self.resample))
-        return self.skip_connection(_resampled(x, self.resample)) + h
+        h = self.in_layers[2](resampled(F.silu(self.in_layers[0](x)), self.resample))
+        return self.skip_connection(resampled(x, self.resample)) + h
 
 
 class Attention(nn.Module):
