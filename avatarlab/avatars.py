@@ -1,6 +1,6 @@
 """Avatar bundles: the folder `<id>/` with everything a presenter is made of (DESIGN 3.2).
 
-    avatar.toml     name, licence, background; [consent] who, when, purpose; [voice] transcript
+    avatar.toml     name, licence, background; [consent] who, when, purpose; [voice] transcript; [life] see `lips.life`
     picture.mp4     an idle clip with a closed mouth, played forwards and backwards; or picture.png, .jpg, .webp
     voice.wav       3 to 15 seconds, one voice, saying the transcript and nothing else
     voice_state.safetensors   optional: the voice as `avatarlab voices tune` has learned it (see `speech.voice_state`)
@@ -14,7 +14,7 @@ import hashlib
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -26,6 +26,7 @@ from jaxtyping import Bool, Float32, UInt8
 from avatarlab import FPS, SAMPLE_RATE_HZ
 from avatarlab.errors import AvatarError, InputError, MediaError, SettingsError
 from avatarlab.lips import face
+from avatarlab.lips.life import LifeSettings
 from avatarlab.media import probe, read_alpha, read_audio, read_frames, read_grey_frames, read_image
 from avatarlab.text import normalise
 
@@ -61,6 +62,7 @@ _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 _CLIPS = ("picture.mp4", "picture.mov", "picture.webm")
 _STILLS = ("picture.png", "picture.jpg", "picture.jpeg", "picture.webp")
 _KEYS = {"": {"name", "licence", "background"}, "consent": {"who", "when", "purpose"}, "voice": {"transcript"}}
+_KEYS["life"] = {"blinks", "sway", "breath", "expression"}
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Avatar:
 
     `background` is `#rrggbb` or the path of an image in the bundle. The digests are sha256 over what a stage uses:
     `voice_digest` the voice clip and its transcript; `state_digest` the tuned voice, "" without one; `picture_digest`
-    what `avatar_frames` is made of: picture, landmarks (or the version of the code that finds them) and matte;
+    what the living presenter is made of: picture, landmarks (or the version of the code that finds them), matte, life;
     `matte_digest` the matte file alone, "" without one. `state_tuned_for` is the sha256 of the Small-E weights that the
     tuned voice fits."""
 
@@ -99,6 +101,7 @@ class Avatar:
     matte_digest: str
     state_digest: str = ""
     state_tuned_for: str = ""
+    life: LifeSettings = field(default_factory=LifeSettings)
 
 
 @dataclass(frozen=True)
@@ -174,10 +177,12 @@ def _load(folder: Path, id: str) -> Avatar:
     for section, content in sections.items():
         place = f"[{section}] in avatar.toml of {id}" if section else f"avatar.toml of {id}"
         if section not in _KEYS:
-            raise AvatarError(f"avatar.toml of {id} has an unknown section [{section}]", "use [consent] and [voice]")
+            raise AvatarError(
+                f"avatar.toml of {id} has an unknown section [{section}]", "use [consent], [voice] and [life]"
+            )
         for key in sorted(set(content) - _KEYS[section]):
             raise AvatarError(f"{place} has an unknown key {key!r}", f"use {', '.join(sorted(_KEYS[section]))}")
-    text = _texts(id, sections)
+    text, life = _texts(id, sections), LifeSettings.of(sections.get("life", {}))
     picture = next((folder / name for name in (*_CLIPS, *_STILLS) if (folder / name).is_file()), None)
     if picture is None:
         raise AvatarError(f"avatar {id} has no picture", "put picture.mp4 or picture.png into its folder")
@@ -192,6 +197,7 @@ def _load(folder: Path, id: str) -> Avatar:
                 "write a colour as in #20304a",
             )
         background = str((folder / background).resolve())
+    is_clip = picture.name in _CLIPS
     landmarks = _if_there(folder / "landmarks.npy")
     matte = _if_there(folder / "matte.mp4") or _if_there(folder / "matte.png")
     transcript = " ".join(text("voice", "transcript", "").split())
@@ -205,16 +211,19 @@ def _load(folder: Path, id: str) -> Avatar:
         consent=Consent(text("consent", "who"), text("consent", "when"), text("consent", "purpose")),
         transcript=transcript,
         picture=picture,
-        is_clip=picture.name in _CLIPS,
+        is_clip=is_clip,
         landmarks=landmarks,
         matte=matte,
         voice=voice,
         voice_digest=_digest(transcript.encode(), voice),
         # the matte decides the colours along the presenter's edge, so it belongs to the picture
-        picture_digest=_digest(picture, landmarks or f"face {face.VERSION}".encode(), matte or b""),
+        picture_digest=_digest(
+            picture, landmarks or f"face {face.VERSION}".encode(), matte or b"", life.digest_part(is_clip)
+        ),
         matte_digest=_digest(matte) if matte else "",
         state_digest=_digest(state) if state else "",
         state_tuned_for=_tuned_for(id, state) if state else "",
+        life=life,
     )
 
 

@@ -1,9 +1,9 @@
 """Segments of speech and silence -> one video file: the `video` stage (DESIGN 3.6).
 
-The presenter's idle clip runs under the whole video; finished mouth windows are pasted into it where there is speech;
-the result is scaled, laid over the background through its matte, and streamed to the encoder. Only what changes is
-drawn: the presenter over the background once per frame of the idle clip, the mouth once per frame. At the picture's own
-size no pixel is resampled, so pixels outside the windows are those of the idle clip, bit for bit.
+The living presenter (`lips.life`) runs under the whole video; finished mouth windows are pasted into it where there is
+speech; the result is scaled, laid over the background through its matte, and streamed to the encoder. Only what changes
+is drawn: the presenter over the background once per pose and level of emphasis, the mouth once per frame. At the
+picture's own size no pixel is resampled, so pixels outside the windows are those of `Living.picture`, bit for bit.
 """
 
 import hashlib
@@ -21,12 +21,13 @@ import numpy as np
 from jaxtyping import Float32, Int64, Integer, UInt8
 
 from avatarlab import FPS, SAMPLE_RATE_HZ
-from avatarlab.avatars import AvatarFrames
 from avatarlab.errors import MediaError, SettingsError
+from avatarlab.lips.life import EMPHASIS_LEVELS, Living
 from avatarlab.media import VideoWriter, probe, read_audio, read_frames, read_image, write_poster
 
 Pixels = UInt8[np.ndarray, "_ _ 3"]
 Alpha = UInt8[np.ndarray, "_ _"]
+Moment = tuple[int, int]  # pose of the idle loop, level of emphasis
 Value = TypeVar("Value")
 
 LAYOUTS = ("full", "pip-top-left", "pip-top-right", "pip-bottom-left", "pip-bottom-right")
@@ -34,7 +35,7 @@ SMALLEST_SIDE, LARGEST_SIDE = 64, 4096
 PIP_SHARE = 0.36  # of the height and width of the video
 PIP_MARGIN = 0.03  # of the height
 HIGHEST_PEAK = 0.99
-CACHE_BYTES = 192 << 20  # composites of the idle clip kept in memory
+CACHE_BYTES = 192 << 20  # composites of the presenter kept in memory
 
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -71,12 +72,13 @@ class Segment:
     `waveform` holds `frame_count` video frames of samples, in memory or as the path of a sound file or `.npy` (then
     memory stays flat however long the lecture is); None is silence. `windows` is a file of `frame_count` finished mouth
     windows (`media.write_lossless`), and `corners` their left and top edge in the avatar's frames; None is the idle
-    face."""
+    face. `emphasis` is the level of every frame (`lips.expression`), for which the windows were painted; None is 0."""
 
     frame_count: int
     waveform: Float32[np.ndarray, "s"] | Path | None = None
     windows: Path | None = None
     corners: Integer[np.ndarray, "f 2"] | None = None
+    emphasis: UInt8[np.ndarray, "f"] | None = None
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def check_background(background: str) -> None:
 
 
 def compose(
-    avatar: AvatarFrames,
+    living: Living,
     segments: Sequence[Segment],
     settings: VideoSettings,
     out_path: Path,
@@ -140,13 +142,13 @@ def compose(
     `progress` is called with the number of frames done, about once per second of video. Raises `MediaError` where a
     segment's parts do not fit together or a file cannot be read or written; then nothing is left behind."""
     frame_count = sum(segment.frame_count for segment in segments)
-    width, height = output_size(avatar, settings)
+    width, height = output_size(living, settings)
     poster_at, poster = _poster_frame(segments), None
     done = 0
     with VideoWriter(out_path, width, height, sample_rate_hz=sample_rate_hz, title=settings.title) as writer:
         for segment in segments:
             writer.write_audio(_sound(segment, sample_rate_hz))
-        for frame in draw_frames(avatar, segments, settings):
+        for frame in draw_frames(living, segments, settings):
             writer.write_frame(frame)
             if done == poster_at:
                 poster = frame.copy()
@@ -158,9 +160,9 @@ def compose(
     return Composed(duration_seconds=frame_count / FPS, frame_count=frame_count, width=width, height=height)
 
 
-def output_size(avatar: AvatarFrames, settings: VideoSettings) -> tuple[int, int]:
+def output_size(living: Living, settings: VideoSettings) -> tuple[int, int]:
     """Width and height of the video, both even."""
-    height, width = avatar.frames.shape[1:3]
+    height, width = living.shape
     if settings.width and settings.height:
         return settings.width, settings.height
     if settings.width:
@@ -204,25 +206,37 @@ def _sound(segment: Segment, sample_rate_hz: int) -> Float32[np.ndarray, "s"]:
 # --- pictures --------------------------------------------------------------------------------------------------------
 
 
-def draw_frames(avatar: AvatarFrames, segments: Sequence[Segment], settings: VideoSettings) -> Iterator[Pixels]:
+def draw_frames(living: Living, segments: Sequence[Segment], settings: VideoSettings) -> Iterator[Pixels]:
     """The video's frames. The array may be reused: a frame is valid until the next one is asked for."""
-    width, height = output_size(avatar, settings)
-    presenter = _Presenter(avatar, _place(avatar, settings.layout, width, height))
+    width, height = output_size(living, settings)
+    presenter = _Presenter(living, _place(living, settings.layout, width, height))
     if settings.background.startswith("#") or Path(settings.background).suffix.lower() in _IMAGE_SUFFIXES:
         scene: _StillScene | _MovingScene = _StillScene(presenter, _still(settings.background, width, height))
     else:
         scene = _MovingScene(presenter, _looped(Path(settings.background), width, height))
     for segment in segments:
-        path = idle_path(segment.frame_count, len(avatar.frames))
+        moments = list(zip(idle_path(segment.frame_count, len(living)).tolist(), _levels(segment), strict=True))
         if segment.windows is None:
-            for index in path:
-                yield scene.draw(int(index), None, (0, 0))
+            for moment in moments:
+                yield scene.draw(moment, None, (0, 0))
         else:
-            for index, (window, corner) in zip(path, _windows(segment, avatar), strict=True):
-                yield scene.draw(int(index), window, corner)
+            for moment, (window, corner) in zip(moments, _windows(segment, living), strict=True):
+                yield scene.draw(moment, window, corner)
 
 
-def _windows(segment: Segment, avatar: AvatarFrames) -> Iterator[tuple[Pixels, tuple[int, int]]]:
+def _levels(segment: Segment) -> list[int]:
+    if segment.emphasis is None:
+        return [0] * segment.frame_count
+    levels: list[int] = segment.emphasis.tolist()
+    remedy = "make its face stage again"
+    if len(levels) != segment.frame_count:
+        raise MediaError(f"{len(levels)} levels of emphasis for {segment.frame_count} video frames", remedy)
+    if max(levels, default=0) >= EMPHASIS_LEVELS:
+        raise MediaError(f"there is no level {max(levels)} of emphasis", remedy)
+    return levels
+
+
+def _windows(segment: Segment, living: Living) -> Iterator[tuple[Pixels, tuple[int, int]]]:
     """Exactly `frame_count` mouth windows that lie inside the picture, with their corners."""
     assert segment.windows is not None
     remedy = "make its face stage again"
@@ -235,7 +249,7 @@ def _windows(segment: Segment, avatar: AvatarFrames) -> Iterator[tuple[Pixels, t
         if window is None:
             raise MediaError(f"{segment.windows.name} has too few mouth windows", remedy)
         height, width = window.shape[:2]
-        if x < 0 or y < 0 or y + height > avatar.frames.shape[1] or x + width > avatar.frames.shape[2]:
+        if x < 0 or y < 0 or y + height > living.shape[0] or x + width > living.shape[1]:
             raise MediaError(f"a mouth window at ({x}, {y}) lies outside the picture", remedy)
         yield window, (x, y)
     if next(windows, None) is not None:
@@ -263,14 +277,14 @@ class _Place:
         return np.s_[self.y : self.y + self.height, self.x : self.x + self.width]
 
 
-def _place(avatar: AvatarFrames, layout: str, width: int, height: int) -> _Place:
-    h, w = avatar.frames.shape[1:3]
+def _place(living: Living, layout: str, width: int, height: int) -> _Place:
+    h, w = living.shape
     share = 1.0 if layout == "full" else PIP_SHARE
     scale_64ths = math.ceil(64 * min(share * width / w, share * height / h))
     scaled_width, scaled_height = _scaled_side(w, scale_64ths), _scaled_side(h, scale_64ths)
     inner_width, inner_height = min(width, scaled_width), min(height, scaled_height)
     # whoever is cut out stands on the lower edge; a whole picture hangs in the middle
-    standing = avatar.matte is not None
+    standing = living.has_matte
     cut_left = (scaled_width - inner_width) // 2
     cut_top = (scaled_height - inner_height) // (1 if standing else 2)
     right, bottom = width - inner_width, height - inner_height
@@ -300,33 +314,33 @@ def _resized(image: UInt8[np.ndarray, "..."], scale_64ths: int) -> UInt8[np.ndar
 
 
 class _Presenter:
-    """Scaled views of the avatar's frames, in coordinates of the presenter's box."""
+    """Scaled views of the living presenter, in coordinates of the presenter's box."""
 
-    def __init__(self, avatar: AvatarFrames, place: _Place) -> None:
-        self.avatar, self.place = avatar, place
+    def __init__(self, living: Living, place: _Place) -> None:
+        self.living, self.place = living, place
 
-    def whole(self, index: int) -> tuple[Pixels, Alpha | None]:
-        place, matte = self.place, self.avatar.matte
+    def whole(self, moment: Moment) -> tuple[Pixels, Alpha | None]:
+        place, matte = self.place, self.living.matte(*moment)
         view = np.s_[place.cut_top : place.cut_top + place.height, place.cut_left : place.cut_left + place.width]
         return (
-            _resized(self.avatar.frames[index], place.scale_64ths)[view],
-            None if matte is None else _resized(matte[index], place.scale_64ths)[view],
+            _resized(self.living.picture(*moment), place.scale_64ths)[view],
+            None if matte is None else _resized(matte, place.scale_64ths)[view],
         )
 
     def mouth(
-        self, index: int, window: Pixels, corner: tuple[int, int]
+        self, moment: Moment, window: Pixels, corner: tuple[int, int]
     ) -> tuple[tuple[slice, slice], Pixels, Alpha | None]:
         """The part of the box that the window can change: where it is, its pixels and, unless opaque, its matte."""
         place = self.place
         rows = _reached(corner[1], window.shape[0], place.scale_64ths, place.cut_top, place.height)
         columns = _reached(corner[0], window.shape[1], place.scale_64ths, place.cut_left, place.width)
-        part = self.avatar.frames[index][rows.source, columns.source].copy()
+        part = self.living.picture(*moment)[rows.source, columns.source].copy()
         y, x = corner[1] - rows.source.start, corner[0] - columns.source.start
         part[y : y + window.shape[0], x : x + window.shape[1]] = window
         pixels = _resized(part, place.scale_64ths)[rows.scaled, columns.scaled]
-        alpha = None
-        if self.avatar.matte is not None:
-            matte = self.avatar.matte[index][rows.source, columns.source]
+        alpha, matte = None, self.living.matte(*moment)
+        if matte is not None:
+            matte = matte[rows.source, columns.source]
             if int(matte.min()) < 255:
                 alpha = _resized(matte, place.scale_64ths)[rows.scaled, columns.scaled]
         return (rows.box, columns.box), pixels, alpha
@@ -364,33 +378,33 @@ def _reached(start: int, length: int, scale_64ths: int, cut: int, box_length: in
 class _Recent(Generic[Value]):
     """The last values made, as many as `CACHE_BYTES` hold; made anew when they were dropped."""
 
-    def __init__(self, make: Callable[[int], Value], bytes_each: int) -> None:
+    def __init__(self, make: Callable[[Moment], Value], bytes_each: int) -> None:
         self._make, self._room = make, max(1, CACHE_BYTES // bytes_each)
-        self._values: OrderedDict[int, Value] = OrderedDict()
+        self._values: OrderedDict[Moment, Value] = OrderedDict()
 
-    def __call__(self, index: int) -> Value:
-        if index not in self._values:
-            self._values[index] = self._make(index)
+    def __call__(self, moment: Moment) -> Value:
+        if moment not in self._values:
+            self._values[moment] = self._make(moment)
             if len(self._values) > self._room:
                 self._values.popitem(last=False)
-        self._values.move_to_end(index)
-        return self._values[index]
+        self._values.move_to_end(moment)
+        return self._values[moment]
 
 
 class _StillScene:
-    """A background that does not move: the presenter over it is drawn once per frame of the idle clip."""
+    """A background that does not move: the presenter over it is drawn once per pose and level of emphasis."""
 
     def __init__(self, presenter: _Presenter, background: Pixels) -> None:
         self._presenter = presenter
         self._canvas = background.copy()
         self._box = self._canvas[presenter.place.box]
         behind = self._behind = self._box.copy()
-        self._idle = _Recent(lambda index: _over(behind, *presenter.whole(index)), behind.nbytes)
+        self._idle = _Recent(lambda moment: _over(behind, *presenter.whole(moment)), behind.nbytes)
 
-    def draw(self, index: int, window: Pixels | None, corner: tuple[int, int]) -> Pixels:
-        self._box[:] = self._idle(index)
+    def draw(self, moment: Moment, window: Pixels | None, corner: tuple[int, int]) -> Pixels:
+        self._box[:] = self._idle(moment)
         if window is not None:
-            part, pixels, alpha = self._presenter.mouth(index, window, corner)
+            part, pixels, alpha = self._presenter.mouth(moment, window, corner)
             self._box[part] = _over(self._behind[part], pixels, alpha)
         return self._canvas
 
@@ -402,13 +416,13 @@ class _MovingScene:
         self._presenter, self._backgrounds = presenter, backgrounds
         self._idle = _Recent(presenter.whole, 4 * presenter.place.width * presenter.place.height)
 
-    def draw(self, index: int, window: Pixels | None, corner: tuple[int, int]) -> Pixels:
+    def draw(self, moment: Moment, window: Pixels | None, corner: tuple[int, int]) -> Pixels:
         canvas = next(self._backgrounds)
         box = canvas[self._presenter.place.box]
         behind = box.copy()
-        box[:] = _over(behind, *self._idle(index))
+        box[:] = _over(behind, *self._idle(moment))
         if window is not None:
-            part, pixels, alpha = self._presenter.mouth(index, window, corner)
+            part, pixels, alpha = self._presenter.mouth(moment, window, corner)
             box[part] = _over(behind[part], pixels, alpha)
         return canvas
 

@@ -28,6 +28,7 @@ from avatarlab.captions import SpokenSentence, SpokenWord, cues_for, to_srt, to_
 from avatarlab.compose import Segment, VideoSettings, background_digest, compose, idle_path
 from avatarlab.errors import AvatarError, AvatarLabError, MediaError, ScriptError, SettingsError, WeightsError
 from avatarlab.keys import content_key, seed_from
+from avatarlab.lips.life import Living
 from avatarlab.media import read_audio, write_lossless
 from avatarlab.models import ModelSet, read_model_set
 from avatarlab.stages import (
@@ -218,10 +219,13 @@ def make_face(items: Sequence[Item], bench: Bench) -> Iterator[Made]:
     settings = _models(bench.context).settings("renderer")
     for number, item in enumerate(cast("Sequence[FaceItem]", items)):
         latents = bench.array(item.motion)
-        _, frames = _avatar_frames(bench.context, item.avatar, item.picture_digest)
-        path = idle_path(len(latents), len(frames.frames))
+        avatar, frames = _avatar_frames(bench.context, item.avatar, item.picture_digest)
+        living = Living(frames, avatar.life, seed_from(item.picture_digest))
+        path = idle_path(len(latents), len(living)).tolist()
         started = time.perf_counter()
-        painted = paint(renderer, settings, frames.frames[path], frames.landmarks[path], latents)
+        pictures = np.stack([living.picture(index, 0) for index in path])
+        marks = np.stack([living.landmarks(index, 0) for index in path])
+        painted = paint(renderer, settings, pictures, marks, latents)
         file = bench.folder / f"{number}.mkv"
         write_lossless(file, painted.windows)
         yield Made(
@@ -254,7 +258,8 @@ def make_video(items: Sequence[Item], bench: Bench) -> Iterator[Made]:
             segments.append(segment)
             position += segment.frame_count
         settings = VideoSettings(item.width, item.height, item.background, item.layout, item.title)
-        composed = compose(frames, segments, settings, folder / "video.mp4", folder / "poster.jpg")
+        living = Living(frames, avatar.life, seed_from(item.picture_digest))
+        composed = compose(living, segments, settings, folder / "video.mp4", folder / "poster.jpg")
         cues = cues_for(spoken)
         yield Made(
             {

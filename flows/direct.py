@@ -16,6 +16,8 @@ from avatarlab.avatars import Avatar, avatar_frames, load_avatar, validate_avata
 from avatarlab.compose import Segment, VideoSettings, check_background, compose
 from avatarlab.errors import MediaError, WorkerError
 from avatarlab.execute import run_batch, store_recording, stream_tokens
+from avatarlab.keys import seed_from
+from avatarlab.lips.life import Living
 from avatarlab.media import read_audio, wav_stream, write_wav
 from avatarlab.models import read_model_set
 from avatarlab.stages import (
@@ -139,7 +141,8 @@ def dub(
             frame_count = (end - start) // SAMPLES_PER_VIDEO_FRAME
             segments.append(Segment(frame_count, waveform[start:end], windows, corners))
         settings = VideoSettings(background=chosen, title=audio.stem)
-        composed = compose(avatar_frames(avatar), segments, settings, out, Path(name) / "poster.jpg")
+        living = Living(avatar_frames(avatar), avatar.life, seed_from(avatar.picture_digest))
+        composed = compose(living, segments, settings, out, Path(name) / "poster.jpg")
     return composed.duration_seconds
 
 

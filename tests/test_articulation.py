@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from avatarlab import FPS
-from avatarlab.training.articulation import BILABIALS, POSTURES, articulate, blinks, with_idle
+from avatarlab.training.articulation import BILABIALS, POSTURES, articulate, with_idle
 from avatarlab.training.corpus import Phone
 from avatarlab.training.presenters import BUNDLED, FaceState, mouth_opening
 
@@ -136,11 +136,3 @@ def test_an_idle_head_starts_neutral_and_stays_nearly_frontal() -> None:
     assert states[0] == FaceState()
     assert max(abs(s.yaw) for s in states) < np.radians(6)
     assert max(abs(s.roll) for s in states) < np.radians(3)
-
-
-def test_blinks_are_apart_and_not_at_the_start() -> None:
-    lids = blinks(2000, np.random.default_rng(2))
-    shut = np.flatnonzero(lids == 1.0)
-    assert shut[0] > 10
-    assert np.diff(shut).min() >= 1.2 * FPS - 1
-    assert len(shut) > 10

@@ -1,6 +1,7 @@
 """What avatarlab.compose promises: nothing jumps, nothing drifts, and what is not a mouth stays as it is."""
 
 import tracemalloc
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,23 @@ from avatarlab.compose import (
     output_size,
 )
 from avatarlab.errors import AvatarLabError, MediaError, SettingsError
+from avatarlab.lips.life import LifeSettings, Living
 from avatarlab.media import VideoWriter, probe, read_audio, read_frames, read_image, write_lossless, write_wav
 
 quick = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 PICTURE_SIDE = 128
 WINDOW = (40, 44)  # rows, columns
+STILL = LifeSettings(blinks=False, sway=0.0, breath=0.0, expression=0.0)
 
 
 def avatar(matte: bool = False, count: int = 6) -> AvatarFrames:
     frames, mattes, landmarks = sway(count, PICTURE_SIDE)
     return AvatarFrames(frames, mattes if matte else None, landmarks, np.ones(count, bool))
+
+
+def alive(face: AvatarFrames, life: LifeSettings = STILL) -> Living:
+    return Living(face, life, seed=0)
 
 
 def mouths(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -54,8 +61,13 @@ def speaking(folder: Path, count: int, seed: int = 0) -> Segment:
     return Segment(count, speechlike(count / 25, seed=seed), path, corners)
 
 
-def drawn(*arguments: Any) -> np.ndarray:
-    return np.stack([frame.copy() for frame in draw_frames(*arguments)])
+def drawn(
+    face: AvatarFrames | Living,
+    segments: Sequence[Segment],
+    looks: VideoSettings = VideoSettings(),  # noqa: B008
+) -> np.ndarray:
+    living = face if isinstance(face, Living) else alive(face)
+    return np.stack([frame.copy() for frame in draw_frames(living, segments, looks)])
 
 
 class TestIdlePath:
@@ -200,7 +212,7 @@ class TestVideo:
         segments = [speaking(tmp_path, 20), Segment(6), speaking(tmp_path, 13, 1), Segment(15)]
         counted: list[int] = []
         made = compose(
-            avatar(True),
+            alive(avatar(True)),
             segments,
             VideoSettings(title="A"),
             tmp_path / "v.mp4",
@@ -216,7 +228,7 @@ class TestVideo:
 
     def test_speech_is_heard_in_its_segment_and_silence_in_the_others(self, tmp_path: Path) -> None:
         compose(
-            avatar(),
+            alive(avatar()),
             [Segment(10), speaking(tmp_path, 20), Segment(10)],
             VideoSettings(),
             tmp_path / "v.mp4",
@@ -229,7 +241,7 @@ class TestVideo:
 
     def test_sound_too_loud_is_lowered_not_clipped(self, tmp_path: Path) -> None:
         loud = 4 * speechlike(1.0)
-        compose(avatar(), [Segment(25, loud)], VideoSettings(), tmp_path / "v.mp4", tmp_path / "p.jpg")
+        compose(alive(avatar()), [Segment(25, loud)], VideoSettings(), tmp_path / "v.mp4", tmp_path / "p.jpg")
         heard = read_audio(tmp_path / "v.mp4")
         assert np.corrcoef(heard, loud)[0, 1] > 0.995
 
@@ -237,19 +249,19 @@ class TestVideo:
     def test_a_waveform_may_wait_in_a_file(self, tmp_path: Path, kind: str) -> None:
         path = tmp_path / f"speech.{kind}"
         write_wav(path, speechlike(1.0)) if kind == "wav" else np.save(path, speechlike(1.0))
-        compose(avatar(), [Segment(25, path)], VideoSettings(), tmp_path / "v.mp4", tmp_path / "p.jpg")
+        compose(alive(avatar()), [Segment(25, path)], VideoSettings(), tmp_path / "v.mp4", tmp_path / "p.jpg")
         assert np.corrcoef(read_audio(tmp_path / "v.mp4"), speechlike(1.0))[0, 1] > 0.98
 
     def test_the_poster_is_a_frame_from_the_middle_of_a_sentence(self, tmp_path: Path) -> None:
         segments = [Segment(20), speaking(tmp_path, 8), Segment(30)]
-        compose(avatar(), segments, VideoSettings(), tmp_path / "v.mp4", tmp_path / "p.jpg")
+        compose(alive(avatar()), segments, VideoSettings(), tmp_path / "v.mp4", tmp_path / "p.jpg")
         expected = drawn(avatar(), segments, VideoSettings())[24]
         assert np.abs(read_image(tmp_path / "p.jpg").astype(int) - expected).mean() < 12
 
     def test_the_same_segments_make_the_same_pictures(self, tmp_path: Path) -> None:
         for name in ("a", "b"):
             compose(
-                avatar(True),
+                alive(avatar(True)),
                 [speaking(tmp_path, 12)],
                 VideoSettings(160, 90),
                 tmp_path / f"{name}.mp4",
@@ -261,7 +273,7 @@ class TestVideo:
     def test_memory_does_not_grow_with_length(self, tmp_path: Path) -> None:
         def peak(seconds: int) -> int:
             tracemalloc.start()
-            compose(avatar(), [Segment(25)] * seconds, VideoSettings(), tmp_path / "v.mp4", tmp_path / "p.jpg")
+            compose(alive(avatar()), [Segment(25)] * seconds, VideoSettings(), tmp_path / "v.mp4", tmp_path / "p.jpg")
             _, most = tracemalloc.get_traced_memory()
             tracemalloc.stop()
             return most
@@ -287,7 +299,7 @@ class TestVideo:
     ) -> None:
         out = tmp_path / "out"
         with pytest.raises(MediaError, match=message) as caught:
-            compose(avatar(), [wrong(speaking(tmp_path, 10))], VideoSettings(), out / "v.mp4", out / "p.jpg")
+            compose(alive(avatar()), [wrong(speaking(tmp_path, 10))], VideoSettings(), out / "v.mp4", out / "p.jpg")
         assert caught.value.remedy
         assert not out.exists() or list(out.iterdir()) == []
 
@@ -312,7 +324,7 @@ class TestSettings:
         ],
     )
     def test_one_side_is_enough(self, looks: VideoSettings, size: tuple[int, int]) -> None:
-        assert output_size(avatar(), looks) == size
+        assert output_size(alive(avatar()), looks) == size
 
     def test_a_background_is_known_by_its_content(self, tmp_path: Path) -> None:
         for name, colour in (("a.png", "red"), ("b.png", "red"), ("c.png", "blue")):

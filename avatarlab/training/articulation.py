@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from avatarlab import FPS
+from avatarlab.lips.life import blinks
 from avatarlab.training.corpus import Phone
 from avatarlab.training.presenters import FaceState
 
@@ -195,20 +196,6 @@ def articulate(phones: Sequence[Phone], frame_count: int, seed: int | None = Non
         for f in range(frame_count)
     ]
     return states if seed is None else with_idle(states, np.random.default_rng(seed))
-
-
-BLINK_SHAPE = (0.45, 1.0, 0.85, 0.45, 0.15)
-
-
-def blinks(frame_count: int, rng: np.random.Generator, mean_interval_seconds: float = 3.2) -> np.ndarray:
-    """Lid closure 0..1 per frame, float64 (f,). The first frame is open; blinks are at least 1.2 s apart."""
-    closure = np.zeros(frame_count + len(BLINK_SHAPE))
-    at = rng.uniform(0.6, 1.6)
-    while at * FPS < frame_count:
-        frame = int(at * FPS)
-        closure[frame : frame + len(BLINK_SHAPE)] = BLINK_SHAPE
-        at += 1.2 + rng.exponential(mean_interval_seconds - 1.2)
-    return closure[:frame_count]
 
 
 def drift(
