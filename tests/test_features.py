@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from avatarlab.lips.features import BANDS, DEEPEST, HIGHEST_HZ, LOWEST_HZ, log_mel, mel_bank
+from avatarlab.lips.features import BANDS, BLOCK_FRAMES, DEEPEST, HIGHEST_HZ, LOWEST_HZ, LogMel, log_mel, mel_bank
 
 
 def voice(seconds: float = 1.0, pitch_hz: float = 120.0) -> torch.Tensor:
@@ -48,3 +48,20 @@ def test_a_tone_lights_the_band_at_its_pitch() -> None:
 
 def test_every_band_hears_something() -> None:
     assert (mel_bank().sum(1) > 0).all()
+
+
+@pytest.mark.parametrize("samples", [1, 320, 640 * 3, 640 * 250, 640 * 250 + 7])
+def test_a_short_recording_in_one_piece_is_the_whole_to_the_bit(samples: int) -> None:
+    waveform = voice(11)[:samples]
+    pieces = LogMel(waveform.numpy())
+    assert pieces.frames == -(-samples // 320)
+    assert torch.equal(pieces.between(0, pieces.frames), log_mel(waveform))
+
+
+def test_pieces_of_a_long_recording_are_pieces_of_the_whole() -> None:
+    loud = voice(70)
+    loud[: 16_000 * 65] *= 0.1  # the level is that of the whole, not of a piece
+    whole, pieces = log_mel(loud), LogMel(loud.numpy())
+    assert pieces.frames > BLOCK_FRAMES
+    for first, last in ((0, 500), (1, 2), (2999, 3100), (pieces.frames - 500, pieces.frames)):
+        assert torch.allclose(pieces.between(first, last), whole[:, first:last], atol=1e-5)

@@ -1,25 +1,42 @@
 """Speech to lip latents: the networks' behaviour and the path for utterances of any length."""
 
+import copy
 import math
 from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hearing import hubert_tensors
 
 from avatarlab.errors import InputError, SettingsError
 from avatarlab.lips.conformer import RelativeAttention, relative_positions
 from avatarlab.lips.diffdub import PUBLISHED_MOTION, Motion, MotionConfig
-from avatarlab.lips.features import BANDS
+from avatarlab.lips.features import BANDS, log_mel
+from avatarlab.lips.hubert import Hubert
 from avatarlab.lips.lip_sync import lip_latents, resting, silence_weights, windowed
 
 SMALL = MotionConfig(32, 16, 1, BANDS, 1, 1, 1, 2, 32, 5, residual=True)
+PUBLISHED = MotionConfig(32, 32, 3, 128, 1, 1, 1, 2, 32, 5)  # as published, for a HuBERT of two layers
 
 
 @pytest.fixture(scope="module")
 def motion() -> Motion:
     torch.manual_seed(0)
     return Motion(SMALL).eval()
+
+
+@pytest.fixture(scope="module")
+def published() -> Motion:
+    torch.manual_seed(0)
+    return Motion(PUBLISHED).eval()
+
+
+@pytest.fixture(scope="module")
+def hubert() -> Hubert:
+    return Hubert.from_state_dict(hubert_tensors())
 
 
 def speech(frames: int) -> np.ndarray:
@@ -103,6 +120,105 @@ def test_a_network_for_other_features_is_refused() -> None:
     other = Motion(replace(SMALL, layers=2)).eval()
     with pytest.raises(SettingsError, match="log-mel"):
         lip_latents(other, speech(4), np.zeros((2, 16), np.float32))
+
+
+def test_published_lips_hear_hubert_and_remember_75_references(published: Motion, hubert: Hubert) -> None:
+    references = np.random.default_rng(1).normal(size=(4, 32)).astype(np.float32)
+    sound = speech(30)
+    latents = lip_latents(published, sound, references, hubert=hubert)
+    assert latents.shape == (30, 32) and latents.dtype == np.float32
+    with torch.inference_mode():
+        heard = hubert.features(sound).between(0, 60)[None]
+        cycled = torch.from_numpy(np.concatenate([references] * 19)[:75])
+        assert np.allclose(latents, published(heard, cycled[None])[0].numpy(), atol=1e-5)
+    many = np.random.default_rng(2).normal(size=(90, 32)).astype(np.float32)
+    assert np.array_equal(
+        lip_latents(published, sound, many, many[0], hubert),
+        lip_latents(published, sound, many[:75], many[0], hubert),
+    )
+    assert not np.allclose(latents, lip_latents(published, -sound[::-1], references, hubert=hubert), atol=1e-4)
+
+
+def test_published_lips_without_hubert_or_with_another_are_refused(published: Motion, hubert: Hubert) -> None:
+    references = np.zeros((2, 32), np.float32)
+    with pytest.raises(SettingsError, match="3 x 128 features, not to log-mel"):
+        lip_latents(published, speech(4), references)
+    deeper = Motion(replace(PUBLISHED, layers=25)).eval()
+    with pytest.raises(SettingsError, match="25 x 128 features, HuBERT gives 3 x 128"):
+        lip_latents(deeper, speech(4), references, hubert=hubert)
+
+
+def test_bundled_lips_do_not_listen_to_hubert(motion: Motion, hubert: Hubert) -> None:
+    references = np.zeros((2, 16), np.float32)
+    plain = lip_latents(motion, speech(12), references)
+    assert np.array_equal(plain, lip_latents(motion, speech(12), references, hubert=hubert))
+    with torch.inference_mode():
+        whole = motion(log_mel(torch.from_numpy(speech(12)))[None], torch.from_numpy(references)[None])[0].numpy()
+    assert np.array_equal(plain, whole)  # no window, no silence: what it was before windows
+
+
+@pytest.mark.parametrize("kind", ["bundled", "published"])
+def test_no_seam_shows(motion: Motion, published: Motion, hubert: Hubert, kind: str) -> None:
+    """In networks whose every frame depends on the whole window, so that two windows disagree; of a smooth sound."""
+    network = copy.deepcopy(motion if kind == "bundled" else published)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if "linear_v." in name or "linear_out." in name:
+                parameter *= 4
+    rng, time = np.random.default_rng(0), np.arange(640 * 875) / 16_000  # 35 s
+    tones = np.zeros(len(time))
+    for hertz in rng.uniform(100, 4000, 12):
+        loudness = np.interp(time, np.arange(0, 36, 1.5), rng.uniform(0, 1, 24))
+        tones += 0.03 * loudness * np.sin(2 * np.pi * hertz * time)
+    sound = tones.astype(np.float32)
+    references = rng.normal(size=(75, network.config.style)).astype(np.float32)
+
+    def speed(latents: np.ndarray) -> np.ndarray:
+        return np.linalg.norm(np.diff(latents, axis=0), axis=1)[12:-12]  # the ends of the sound are no seams
+
+    with torch.inference_mode():
+        heard = log_mel(torch.from_numpy(sound)) if kind == "bundled" else hubert.features(sound).between(0, 1750)
+        memory = torch.from_numpy(references)[None]
+        starts = (0, 225, 450, 625)
+        windows = [network(heard[None, :, 2 * s : 2 * s + 500], memory)[0].numpy() for s in starts]
+    joints = (0, 237, 462, 637, 875)
+    cut = speed(
+        np.concatenate([w[a - s : b - s] for w, s, (a, b) in zip(windows, starts, pairwise(joints), strict=True)])
+    )
+    faded = speed(lip_latents(network, sound, references, hubert=hubert))
+    seams = np.zeros(len(faded), dtype=bool)
+    for start in starts[1:]:  # each window begins inside the one before
+        seams[start - 13 : start + 14] = True
+    assert faded[seams].mean() < 1.5 * faded[~seams].mean()
+    assert faded[seams].max() < 1.5 * faded[~seams].max()
+    assert min(cut[joint - 13] for joint in joints[1:-1]) > 1.5 * cut[~seams].mean()  # windows put end to end do show
+
+
+@pytest.mark.parametrize("kind", ["bundled", "published"])
+def test_the_middle_of_a_window_is_as_if_the_whole_were_heard(
+    motion: Motion, published: Motion, hubert: Hubert, kind: str
+) -> None:
+    network = motion if kind == "bundled" else published
+    references = np.random.default_rng(1).normal(size=(75, network.config.style)).astype(np.float32)
+    sound = (0.1 * np.random.default_rng(0).normal(size=640 * 875)).astype(np.float32)
+    latents = lip_latents(network, sound, references, hubert=hubert)
+    with torch.inference_mode():
+        heard = log_mel(torch.from_numpy(sound)) if kind == "bundled" else hubert.features(sound).between(0, 1750)
+        whole = network(heard[None], torch.from_numpy(references)[None])[0].numpy()
+    for first in (0, 225, 450):
+        rows = slice(first + 75, first + 175)
+        assert np.abs(latents[rows] - whole[rows]).mean() < 0.1 * whole.std(axis=0).mean()
+
+
+def test_a_memory_map_is_read_in_pieces_and_gives_the_same(motion: Motion, tmp_path: Path) -> None:
+    np.save(tmp_path / "sound.npy", speech(700))
+    mapped = np.load(tmp_path / "sound.npy", mmap_mode="r")
+    references, lengths = np.zeros((2, 16), np.float32), []
+    handle = motion.register_forward_pre_hook(lambda _, given: lengths.append(given[0].shape[2]))
+    latents = lip_latents(motion, mapped, references)
+    handle.remove()
+    assert set(lengths) == {500}
+    assert np.array_equal(latents, lip_latents(motion, speech(700), references))
 
 
 def test_windows_are_cross_faded_without_a_jump(motion: Motion) -> None:

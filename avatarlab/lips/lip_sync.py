@@ -1,5 +1,8 @@
 """Speech to lip latents for utterances of any length: overlapping windows, and a mouth that closes in silence."""
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
@@ -8,7 +11,11 @@ from torch import Tensor
 from avatarlab import FPS, SAMPLES_PER_VIDEO_FRAME
 from avatarlab.errors import InputError, SettingsError
 from avatarlab.lips.diffdub import Motion
-from avatarlab.lips.features import BANDS, log_mel
+from avatarlab.lips.features import BANDS, Features, LogMel
+from avatarlab.lips.paint import PUBLISHED_REFERENCES
+
+if TYPE_CHECKING:
+    from avatarlab.lips.hubert import Hubert
 
 WINDOW_FRAMES = 10 * FPS
 OVERLAP_FRAMES = FPS
@@ -23,31 +30,63 @@ def lip_latents(
     waveform: Float[np.ndarray, "s"],
     references: Float[np.ndarray, "r z"],
     closed: Float[np.ndarray, "z"] | None = None,
+    hubert: "Hubert | None" = None,
 ) -> Float[np.ndarray, "f z"]:
     """One latent for each video frame of a 16 kHz waveform; f = s / 640.
 
     `references` are latents of the avatar at rest (paint.lip_references); `closed` is the mouth shown in silence, by
-    default the reference nearest to their median. Raises InputError where the waveform is not a whole number of video
-    frames, SettingsError where the network wants other features than log-mel.
+    default the reference nearest to their median. `hubert` is heard by motion networks that do not hear log-mel.
+    Of `waveform`, which may be a memory map, only pieces are read, and nothing but the result grows with its length.
+    Raises InputError where the waveform is not a whole number of video frames, SettingsError where the network wants
+    other features than are there.
     """
     if len(waveform) == 0 or len(waveform) % SAMPLES_PER_VIDEO_FRAME:
         raise InputError(
             f"{len(waveform)} samples are not a whole number of video frames",
             "pad the audio to a multiple of 640 samples",
         )
-    if (motion.config.layers, motion.config.features) != (1, BANDS):
-        raise SettingsError(
-            f"this motion network listens to {motion.config.layers} x {motion.config.features} features, not to log-mel",
-            "use the bundled motion weights",
-        )
     device = motion.out_proj.weight.device
     shown = resting(references) if closed is None else closed
     with torch.inference_mode():
-        audio = log_mel(torch.from_numpy(np.asarray(waveform, dtype=np.float32))).to(device)  # (1, 2f, c)
-        memory = torch.from_numpy(np.asarray(references, dtype=np.float32)).to(device)
-        spoken = windowed(motion, audio, memory).cpu().numpy()
+        heard = _heard(motion, waveform, hubert)
+        memory = torch.from_numpy(np.asarray(_remembered(motion, references), dtype=np.float32)).to(device)
+        latents = _in_windows(motion, heard.frames // 2, lambda *ends: heard.between(*ends).to(device), memory)
+        spoken = latents.cpu().numpy()
     closing = silence_weights(waveform)[:, None]
-    return ((1 - closing) * spoken + closing * shown).astype(np.float32)
+    for first in range(0, len(spoken), WINDOW_FRAMES):
+        rows = slice(first, first + WINDOW_FRAMES)
+        spoken[rows] = (1 - closing[rows]) * spoken[rows] + closing[rows] * shown
+    return spoken
+
+
+def hears_log_mel(motion: Motion) -> bool:
+    """Whether log-mel is what the network was made for, as the bundled one; else it needs HuBERT."""
+    return (motion.config.layers, motion.config.features) == (1, BANDS)
+
+
+def _heard(motion: Motion, waveform: Float[np.ndarray, "s"], hubert: "Hubert | None") -> Features:
+    if hears_log_mel(motion):
+        return LogMel(waveform)
+    wanted = f"{motion.config.layers} x {motion.config.features} features"
+    if hubert is None:
+        raise SettingsError(
+            f"this motion network listens to {wanted}, not to log-mel",
+            "give HuBERT, or use the bundled motion weights",
+        )
+    if (hubert.config.states, hubert.config.width) != (motion.config.layers, motion.config.features):
+        raise SettingsError(
+            f"this motion network listens to {wanted}, HuBERT gives {hubert.config.states} x {hubert.config.width}",
+            "use the audio features the network was trained with",
+        )
+    return hubert.features(waveform)
+
+
+def _remembered(motion: Motion, references: Float[np.ndarray, "r z"]) -> Float[np.ndarray, "m z"]:
+    """What the network attends to. The published one was trained with 3 s of references and gets as many: those of a
+    shorter clip over and over, one picture 75 times (spec diffdub 3.4)."""
+    if motion.config.residual:
+        return references
+    return references[np.arange(PUBLISHED_REFERENCES) % len(references)]
 
 
 def resting(references: Float[np.ndarray, "r z"]) -> Float[np.ndarray, "z"]:
@@ -58,20 +97,29 @@ def resting(references: Float[np.ndarray, "r z"]) -> Float[np.ndarray, "z"]:
 
 def windowed(motion: Motion, audio: Float[Tensor, "l t50 c"], references: Float[Tensor, "r z"]) -> Float[Tensor, "f z"]:
     """Latents of any length from windows of 10 s that overlap by 1 s and are cross-faded there."""
-    frames = audio.shape[1] // 2
+    return _in_windows(motion, audio.shape[1] // 2, lambda first, last: audio[:, first:last], references)
+
+
+def _in_windows(
+    motion: Motion,
+    frames: int,
+    hear: Callable[[int, int], Float[Tensor, "l t50 c"]],
+    references: Float[Tensor, "r z"],
+) -> Float[Tensor, "f z"]:
     if frames <= WINDOW_FRAMES:
-        return motion(audio[None], references[None])[0]
+        return motion(hear(0, 2 * frames)[None], references[None])[0]
     step = WINDOW_FRAMES - OVERLAP_FRAMES
-    total = torch.zeros(frames, motion.config.style, device=audio.device)
-    weight = torch.zeros(frames, 1, device=audio.device)
-    rise = (torch.arange(WINDOW_FRAMES, device=audio.device) + 1.0).clamp(max=OVERLAP_FRAMES)
+    device = references.device
+    total = torch.zeros(frames, motion.config.style, device=device)
+    weight = torch.zeros(frames, 1, device=device)
+    rise = (torch.arange(WINDOW_FRAMES, device=device) + 1.0).clamp(max=OVERLAP_FRAMES)
     fade = torch.minimum(rise, rise.flip(0))[:, None] / OVERLAP_FRAMES
     # The last window ends with the audio, so every window is a full one.
     for start in [*range(0, frames - WINDOW_FRAMES, step), frames - WINDOW_FRAMES]:
-        latents = motion(audio[None, :, 2 * start : 2 * (start + WINDOW_FRAMES)], references[None])[0]
+        latents = motion(hear(2 * start, 2 * (start + WINDOW_FRAMES))[None], references[None])[0]
         total[start : start + WINDOW_FRAMES] += fade * latents
         weight[start : start + WINDOW_FRAMES] += fade
-    return total / weight
+    return total.div_(weight)
 
 
 def silence_weights(waveform: Float[np.ndarray, "s"]) -> Float[np.ndarray, "f"]:
@@ -79,8 +127,8 @@ def silence_weights(waveform: Float[np.ndarray, "s"]) -> Float[np.ndarray, "f"]:
 
     Silent is a video frame 36 dB below the loud frames of the clip, or below -58 dBFS, in a run of at least 240 ms.
     """
-    frames = np.asarray(waveform, dtype=np.float64).reshape(-1, SAMPLES_PER_VIDEO_FRAME)
-    level = 10 * np.log10(np.square(frames).mean(axis=1) + 1e-12)
+    block = WINDOW_FRAMES * SAMPLES_PER_VIDEO_FRAME
+    level = np.concatenate([_decibels(waveform[at : at + block]) for at in range(0, len(waveform), block)])
     threshold = max(SILENCE_DBFS, float(np.quantile(level, 0.95)) - SILENCE_BELOW_SPEECH_DB)
     silent = _long_runs(level < threshold, SHORTEST_SILENCE_FRAMES)
     # Distance in frames from the nearest speech before or after, as a raised cosine over the closing time.
@@ -90,6 +138,11 @@ def silence_weights(waveform: Float[np.ndarray, "s"]) -> Float[np.ndarray, "f"]:
     distance = np.minimum(index - before, after - index)
     progress = np.clip(distance / (CLOSING_FRAMES + 1), 0, 1)
     return np.asarray(0.5 - 0.5 * np.cos(np.pi * progress))
+
+
+def _decibels(waveform: Float[np.ndarray, "s"]) -> Float[np.ndarray, "f"]:
+    frames = np.asarray(waveform, dtype=np.float64).reshape(-1, SAMPLES_PER_VIDEO_FRAME)
+    return np.asarray(10 * np.log10(np.square(frames).mean(axis=1) + 1e-12))
 
 
 def _long_runs(flags: Bool[np.ndarray, "f"], shortest: int) -> Bool[np.ndarray, "f"]:
