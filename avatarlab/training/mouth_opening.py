@@ -5,7 +5,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 _PIXELS_PER_EYE_DISTANCE = 96
-_HALF_WIDTH = 0.42  # of the area searched, in eye distances
+_HALF_WIDTH = 0.58  # of the area searched, in eye distances: wider than any mouth
 _ABOVE, _DEPTH = 0.08, 1.2  # the same, from the nose base
 _REST_WIDTH = 0.84  # width of a mouth at rest, in eye distances: the middle of the drawn people
 _SEAM = 0.02  # height in eye distances of the dark line between closed lips
@@ -32,6 +32,17 @@ def _upright(
     return cv2.GaussianBlur(area, (0, 0), 0.8).astype(np.float32) / 255, lip, seam
 
 
+def _beside_the_mouth(inside: UInt8[np.ndarray, "a b"]) -> UInt8[np.ndarray, "a b"]:
+    """Where a beard or very fair skin has the colours of what lies between the lips: what hangs together with the rim
+    of the area. Lips are between; where they are thinner than 5 pixels, blur may bridge them.
+    """
+    kernel = np.ones((5, 5), np.uint8)
+    _, labels = cv2.connectedComponents(cv2.erode(inside, kernel, borderValue=1))
+    rim = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    outside = np.isin(labels, np.unique(rim[rim > 0])).astype(np.uint8)
+    return cv2.dilate(outside, np.ones((7, 7), np.uint8))
+
+
 def measure_mouth_opening(image: UInt8[np.ndarray, "h w 3"], landmarks: Float[np.ndarray, "68 2"]) -> float:
     """Gap between the lips over the width of a mouth at rest; 0 where the lips meet.
 
@@ -42,7 +53,7 @@ def measure_mouth_opening(image: UInt8[np.ndarray, "h w 3"], landmarks: Float[np
     """
     whole, lip, seam = _upright(image, landmarks)
     # The cheeks beside the nose tell how bright skin is; the beard does not reach them.
-    edge = _PIXELS_PER_EYE_DISTANCE // 7
+    edge = round((_HALF_WIDTH - 0.42 + 1 / 7) * _PIXELS_PER_EYE_DISTANCE)
     beside = whole[: 2 * _PIXELS_PER_EYE_DISTANCE // 5]
     skin_red = 0.5 * sum(float(np.median(side[..., 0])) for side in (beside[:, :edge], beside[:, -edge:]))
     raised = round(0.08 * _PIXELS_PER_EYE_DISTANCE)  # an open mouth lifts its upper lip
@@ -50,15 +61,15 @@ def measure_mouth_opening(image: UInt8[np.ndarray, "h w 3"], landmarks: Float[np
     seam -= lip - raised
     red, green, blue = area[..., 0], area[..., 1], area[..., 2]
     rows, columns = red.shape
-    centre, reach = columns // 2, columns // 10
+    centre, reach = columns // 2, _PIXELS_PER_EYE_DISTANCE // 10
     saturation = 1 - area.min(axis=2) / np.maximum(area.max(axis=2), 1e-3)
     pale = (saturation < 0.26) & (red > 0.42)
     redness = (red - 0.5 * (green + blue)) / np.maximum(red, 1e-3)
     dark = (red < max(0.5 * skin_red, 0.27)) & (redness > 0.42)
     inside = (pale | dark).astype(np.uint8)
+    inside[_beside_the_mouth(inside) > 0] = 0
     inside = cv2.morphologyEx(inside, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
     _, labels = cv2.connectedComponents(inside)
-    reach = columns // 8
     seeds = labels[raised + 4 : seam + 5, centre - reach : centre + reach]
     found = seeds[seeds > 0]
     if found.size == 0:
