@@ -57,6 +57,7 @@ _READABLE = {
 _WAV_OPEN_END = 0xFFFFFFFF  # where ffmpeg, too, does not know the length
 _IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 _NO_ROOM = ("No space left on device", "Disk quota exceeded", "File too large")
+_CUT_SHORT = ("partial file", "File ended prematurely")
 _NOT_MEDIA = ("Invalid data found", "moov atom not found", "not contain any stream", "matches no streams", "whitelist")
 
 
@@ -64,7 +65,8 @@ _NOT_MEDIA = ("Invalid data found", "moov atom not found", "not contain any stre
 class MediaInfo:
     """What a file holds, counted from its packets (or decoded frames), not believed from its header.
 
-    `fps` is the average frame rate. Fields of a stream that is not there are 0."""
+    `fps` is the average frame rate. Fields of a stream that is not there are 0. `whole` is False where ffmpeg saw that
+    the file ends before its own index does, as a broken download does."""
 
     width: int
     height: int
@@ -74,6 +76,7 @@ class MediaInfo:
     audio_seconds: float
     sample_rate_hz: int
     has_audio: bool
+    whole: bool = True
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -101,6 +104,7 @@ def probe(path: Path, decode: bool = False) -> MediaInfo:
             first[index] = min(first[index], pts)
             last[index] = max(last[index], pts + duration)
         process.finish()
+        complaints = process.messages()
 
     found = {header[f"media_type {index}"]: index for index in (0, 1) if f"media_type {index}" in header}
 
@@ -123,6 +127,7 @@ def probe(path: Path, decode: bool = False) -> MediaInfo:
         audio_seconds=seconds("audio"),
         sample_rate_hz=int(header.get(f"sample_rate {found.get('audio')}", "0")),
         has_audio="audio" in found and count[found["audio"]] > 0,
+        whole=not any(text in complaints for text in _CUT_SHORT),
     )
 
 
@@ -139,6 +144,19 @@ def read_audio(path: Path, sample_rate_hz: int = SAMPLE_RATE_HZ) -> Waveform:
     return np.frombuffer(content[: len(content) // 4 * 4], np.float32).copy()
 
 
+def stream_audio(path: Path, sample_rate_hz: int = SAMPLE_RATE_HZ) -> Iterator[Waveform]:
+    """The first audio stream as mono in pieces of up to a second, on the clock of the file: sample i is heard
+    i / sample_rate_hz after the file begins. Where the stream begins late or has a hole, there is silence.
+    """
+    # a filter of its own: async fills holes in time, and changes nothing where there are none
+    sound = _source(path)["a:0"].filter("aresample", **{"async": 1, "first_pts": 0})
+    command = _compile(ffmpeg.output(sound, "pipe:1", format="f32le", ac=1, ar=sample_rate_hz))
+    with _running(command, path) as process:
+        while content := process.read(4 * sample_rate_hz):
+            yield np.frombuffer(content[: len(content) // 4 * 4], np.float32)
+        process.finish()
+
+
 def _read_plain_wav(path: Path, sample_rate_hz: int) -> Waveform | None:
     # a process per sentence costs more than the samples; 16-bit files at the right rate need none
     try:
@@ -153,9 +171,12 @@ def _read_plain_wav(path: Path, sample_rate_hz: int) -> Waveform | None:
     return np.ascontiguousarray(samples.mean(axis=1, dtype=np.float32) / np.float32(32768))
 
 
-def read_frames(path: Path, fps: int | None = None) -> Iterator[Frame]:
-    """The frames of a video as RGB, one at a time; with `fps`, frames are repeated or dropped to that rate."""
-    return _read_pictures(path, fps, "ppm")
+def read_frames(path: Path, fps: int | None = None, *, on_clock: bool = False) -> Iterator[Frame]:
+    """The frames of a video as RGB, one at a time; with `fps`, frames are repeated or dropped to that rate.
+
+    With `on_clock`, frame i is what is seen i / fps after the file begins, as in `stream_audio`: a picture that begins
+    later than the sound stands still until then."""
+    return _read_pictures(path, fps, "ppm", on_clock)
 
 
 def read_grey_frames(path: Path, fps: int | None = None) -> Iterator[GreyFrame]:
@@ -163,11 +184,13 @@ def read_grey_frames(path: Path, fps: int | None = None) -> Iterator[GreyFrame]:
     return _read_pictures(path, fps, "pgm")
 
 
-def _read_pictures(path: Path, fps: int | None, codec: str) -> Iterator[UInt8[np.ndarray, "..."]]:
+def _read_pictures(
+    path: Path, fps: int | None, codec: str, on_clock: bool = False
+) -> Iterator[UInt8[np.ndarray, "..."]]:
     grey = codec == "pgm"
     stream = _source(path)["V:0"]
     if fps is not None:
-        stream = stream.filter("fps", fps=fps)
+        stream = stream.filter("fps", fps=fps, **({"start_time": 0} if on_clock else {}))
     stream = stream.filter("scale", flags="accurate_rnd+full_chroma_int").filter("format", "gray" if grey else "rgb24")
     # portable pixmaps carry their size, so no second process has to ask for it (or for the rotation)
     command = _compile(ffmpeg.output(stream, "pipe:1", format="image2pipe", fps_mode="passthrough", **{"c:v": codec}))
@@ -569,6 +592,11 @@ class _Process:
             for line in whole:
                 yield line.decode("utf-8", "replace")
 
+    def messages(self) -> str:
+        """What ffmpeg said, once it has ended (its writing place in the file is shared)."""
+        self._messages.seek(0)
+        return self._messages.read(1 << 16).decode("utf-8", "replace")
+
     def finish(self, patience_seconds: float = STALL_SECONDS) -> None:
         """Close the input, wait for a good end; raises `MediaError` with what ffmpeg said."""
         with suppress(OSError):
@@ -579,8 +607,7 @@ class _Process:
         except subprocess.TimeoutExpired:
             raise self._stuck() from None
         if code:
-            self._messages.seek(0)
-            raise _failure(self._path, code, self._messages.read(1 << 16).decode("utf-8", "replace"))
+            raise _failure(self._path, code, self.messages())
 
     def kill(self) -> None:
         if self._process.poll() is None:

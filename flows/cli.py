@@ -453,6 +453,33 @@ def train_faces(
     training.faces(out, samples, seed, errors.print)
 
 
+@train_app.command("prepare")
+def train_prepare(
+    folder: Annotated[Path, typer.Argument(help="Folder of talking-head videos with sound.", metavar="FOLDER")],
+    out: OutOption = TRAINING,
+    as_json: JsonOption = False,
+) -> None:
+    """Your own videos: what the renderer and motion are trained on besides, or instead of, drawn faces."""
+    from flows import training
+
+    prepared = training.prepare(out, folder, errors.print)
+    if as_json:
+        _print_json(asdict(prepared))
+    else:
+        table = Table("video", "", Column("why", overflow="fold"))
+        for what, items in (("refused", prepared.refused), ("left out", prepared.left_out)):
+            for item in items:
+                table.add_row(item.name, what, item.reason)
+        if table.row_count:
+            output.print(table)
+        output.print(
+            f"{prepared.clips} clips ({prepared.held_out} held out) of {prepared.videos} videos: "
+            f"{prepared.frames} frames, {prepared.frames_without_face} without a face; {len(prepared.refused)} refused"
+        )
+    if not prepared.clips:
+        raise typer.Exit(1)
+
+
 @train_app.command("codec")
 def train_codec(
     out: OutOption = TRAINING, minutes: MinutesOption = 30, seed: SeedOption = 0, start: StartOption = None

@@ -1,6 +1,7 @@
 """`avatarlab train`: what made the bundled model set, part by part, in one folder.
 
     OUT/speech/  OUT/faces/                    the corpora      train corpus, train faces
+    OUT/own/   OUT/faces/                      one's own videos train prepare FOLDER
     OUT/codec/   OUT/small_e/   OUT/decoder/   speech           train codec, train small-e, train decoder
     OUT/renderer/   OUT/motion/                lips             train renderer, train motion
     OUT/mini/                                  the model set    train set
@@ -12,9 +13,13 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from avatarlab.errors import SettingsError, WeightsError
 from avatarlab.models import ModelSet, Setting, read_model_set, write_model_set
+
+if TYPE_CHECKING:
+    from avatarlab.training.own_videos import Prepared
 
 Say = Callable[[str], None]
 UTTERANCES = 22_000
@@ -41,6 +46,13 @@ def faces(out: Path, samples: int, seed: int, say: Say) -> None:
     from avatarlab.training.face_corpus import make_face_corpus
 
     make_face_corpus(out / "faces", _made(out / "speech", "corpus"), samples, seed, _every(say, "windows", 1000))
+
+
+def prepare(out: Path, folder: Path, say: Say) -> "Prepared":
+    """One's own talking-head videos: windows for the renderer, clips with sound for motion."""
+    from avatarlab.training.own_videos import prepare
+
+    return prepare(folder, out, say)
 
 
 def codec(out: Path, minutes: float, seed: int, say: Say, start: Path | None = None) -> Path:

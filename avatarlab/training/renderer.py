@@ -102,10 +102,17 @@ class Faces:
     reference_identity: Int[np.ndarray, "p"]
 
 
+def training_shards(corpus_dir: Path) -> list[Path]:
+    """Shards of drawn faces and of one's own videos (avatarlab.training.own_videos), without those held out."""
+    return sorted([*corpus_dir.glob("faces-*.npz"), *corpus_dir.glob("own-*.npz")])
+
+
 def load_faces(paths: list[Path]) -> Faces:
-    """Reads shards; InputError where there are none."""
+    """Reads shards; InputError where there are none, or where their windows differ in size."""
     if not paths:
-        raise InputError("no face shards to train on", "run `avatarlab train faces` first")
+        raise InputError(
+            "no face shards to train on", "run `avatarlab train faces` or `avatarlab train prepare FOLDER` first"
+        )
     parts: dict[str, list[np.ndarray]] = {}
     offset = 0
     for path in paths:
@@ -114,6 +121,12 @@ def load_faces(paths: list[Path]) -> Faces:
                 values = shard[name] + offset if name == "presenter" else shard[name]
                 parts.setdefault(name, []).append(values)
             offset += len(shard["reference_windows"])
+            if parts["windows"][0].shape[1] != shard["windows"].shape[1]:
+                raise InputError(
+                    f"{path.name} has windows of {shard['windows'].shape[1]} pixels, "
+                    f"{paths[0].name} of {parts['windows'][0].shape[1]}",
+                    "make the older shards again",
+                )
     joined = {name: np.concatenate(values) for name, values in parts.items()}
     return Faces(
         joined["windows"],
@@ -235,7 +248,7 @@ def train_renderer(
     evaluate_every: int = 200,
     continued: Path | None = None,
 ) -> Path:
-    """Trains on CORPUS_DIR/faces-*.npz for `minutes`, resuming from OUT_DIR; returns OUT_DIR/renderer.safetensors.
+    """Trains on faces-*.npz and own-*.npz in CORPUS_DIR for `minutes`, resuming from OUT_DIR; returns OUT_DIR/renderer.safetensors.
 
     Shards that appear while it trains are taken up. Held-out L1 (in the mask, 0..255) of CORPUS_DIR/held-*.npz goes to
     OUT_DIR/held_out.jsonl. Batches depend on `seed` and the step alone. `continued` names weights to go on from, of this
@@ -254,7 +267,7 @@ def train_renderer(
     optimiser = torch.optim.AdamW([*trained, *guess.parameters()], betas=(0.9, 0.98), weight_decay=0.01)
     average = MovingAverage(renderer, 0.999)
     keep = torch.from_numpy(window_keep(size).astype(np.float32))
-    shards = sorted(corpus_dir.glob("faces-*.npz"))
+    shards = training_shards(corpus_dir)
     faces = load_faces(shards)
     held_paths = sorted(corpus_dir.glob("held-*.npz"))
     held = load_faces(held_paths) if held_paths else None
@@ -262,7 +275,7 @@ def train_renderer(
 
     def step(number: int, fraction: float) -> Mapping[str, float]:
         nonlocal shards, faces
-        if number % 100 == 0 and (found := sorted(corpus_dir.glob("faces-*.npz"))) != shards:
+        if number % 100 == 0 and (found := training_shards(corpus_dir)) != shards:
             shards, faces = found, load_faces(found)
         rng = np.random.default_rng([seed, number])
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
