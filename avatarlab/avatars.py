@@ -197,7 +197,6 @@ def _load(folder: Path, id: str) -> Avatar:
                 "write a colour as in #20304a",
             )
         background = str((folder / background).resolve())
-    is_clip = picture.name in _CLIPS
     landmarks = _if_there(folder / "landmarks.npy")
     matte = _if_there(folder / "matte.mp4") or _if_there(folder / "matte.png")
     transcript = " ".join(text("voice", "transcript", "").split())
@@ -211,15 +210,13 @@ def _load(folder: Path, id: str) -> Avatar:
         consent=Consent(text("consent", "who"), text("consent", "when"), text("consent", "purpose")),
         transcript=transcript,
         picture=picture,
-        is_clip=is_clip,
+        is_clip=picture.name in _CLIPS,
         landmarks=landmarks,
         matte=matte,
         voice=voice,
         voice_digest=_digest(transcript.encode(), voice),
         # the matte decides the colours along the presenter's edge, so it belongs to the picture
-        picture_digest=_digest(
-            picture, landmarks or f"face {face.VERSION}".encode(), matte or b"", life.digest_part(is_clip)
-        ),
+        picture_digest=_digest(picture, landmarks or f"face {face.VERSION}".encode(), matte or b"", life.digest_part()),
         matte_digest=_digest(matte) if matte else "",
         state_digest=_digest(state) if state else "",
         state_tuned_for=_tuned_for(id, state) if state else "",

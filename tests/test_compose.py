@@ -26,7 +26,8 @@ from avatarlab.compose import (
     output_size,
 )
 from avatarlab.errors import AvatarLabError, MediaError, SettingsError
-from avatarlab.lips.life import LifeSettings, Living
+from avatarlab.lips import life
+from avatarlab.lips.life import EMPHASIS_LEVELS, LifeSettings, Living
 from avatarlab.media import VideoWriter, probe, read_audio, read_frames, read_image, write_lossless, write_wav
 
 quick = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -41,8 +42,8 @@ def avatar(matte: bool = False, count: int = 6) -> AvatarFrames:
     return AvatarFrames(frames, mattes if matte else None, landmarks, np.ones(count, bool))
 
 
-def alive(face: AvatarFrames, life: LifeSettings = STILL) -> Living:
-    return Living(face, life, seed=0)
+def alive(face: AvatarFrames, settings: LifeSettings = STILL) -> Living:
+    return Living(face, settings, seed=0)
 
 
 def mouths(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -53,12 +54,16 @@ def mouths(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return windows, corners
 
 
-def speaking(folder: Path, count: int, seed: int = 0) -> Segment:
+def speaking(folder: Path, count: int, seed: int = 0, emphasis: np.ndarray | None = None) -> Segment:
     windows, corners = mouths(count, seed)
     path = folder / f"windows-{count}-{seed}.mkv"
     if not path.exists():
         write_lossless(path, windows)
-    return Segment(count, speechlike(count / 25, seed=seed), path, corners)
+    return Segment(count, speechlike(count / 25, seed=seed), path, corners, emphasis)
+
+
+def nods(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, EMPHASIS_LEVELS, count).astype(np.uint8)
 
 
 def drawn(
@@ -102,13 +107,30 @@ class TestIdlePath:
 
 
 class TestPictures:
-    def test_at_the_pictures_size_pixels_outside_the_mouth_are_those_of_the_clip(self, tmp_path: Path) -> None:
-        face, segment = avatar(), speaking(tmp_path, 20)
+    @pytest.mark.parametrize("count", [6, 1], ids=["clip", "photograph"])
+    def test_at_the_pictures_size_pixels_outside_the_mouth_are_those_of_the_living_picture(
+        self, tmp_path: Path, count: int
+    ) -> None:
+        living, levels = alive(avatar(count=count), LifeSettings()), nods(20)
         windows, corners = mouths(20)
-        expected = face.frames[idle_path(20, len(face.frames))]
-        for frame, window, (x, y) in zip(expected, windows, corners, strict=True):
-            frame[y : y + WINDOW[0], x : x + WINDOW[1]] = window
-        np.testing.assert_array_equal(drawn(face, [segment], VideoSettings()), expected)
+        shown = drawn(living, [speaking(tmp_path, 20, emphasis=levels)])
+        for frame, window, (x, y), index, level in zip(
+            shown, windows, corners, idle_path(20, len(living)).tolist(), levels.tolist(), strict=True
+        ):
+            expected = living.picture(index, level).copy()
+            expected[y : y + WINDOW[0], x : x + WINDOW[1]] = window
+            np.testing.assert_array_equal(frame, expected)
+
+    def test_without_emphasis_a_clip_is_shown_as_it_is(self) -> None:
+        face = avatar()
+        shown = drawn(alive(face, LifeSettings()), [Segment(20)])
+        np.testing.assert_array_equal(shown, face.frames[idle_path(20, len(face.frames))])
+
+    def test_emphasis_is_seen_in_silence_too_and_only_where_it_is(self) -> None:
+        face, levels = avatar(), np.array([0, 0, 3, 5, 0, 0], np.uint8)
+        shown = drawn(alive(face, LifeSettings()), [Segment(6, emphasis=levels)])
+        moved = (shown != face.frames[idle_path(6, len(face.frames))]).any((1, 2, 3))
+        assert moved.tolist() == (levels > 0).tolist()
 
     @quick
     @given(
@@ -123,15 +145,18 @@ class TestPictures:
     ) -> None:
         count = 4
         face, looks = avatar(matte, count), VideoSettings(width, height, layout=layout)
+        living, levels = alive(face, LifeSettings()), nods(count, seed)
         windows, corners = mouths(count, seed)
-        path = idle_path(count, count)
-        for window, (x, y), index, shown in zip(
-            windows, corners, path, drawn(face, [speaking(tmp_path, count, seed)], looks), strict=True
+        moments = zip(idle_path(count, count).tolist(), levels.tolist(), strict=True)
+        for window, (x, y), moment, shown in zip(
+            windows, corners, moments, drawn(living, [speaking(tmp_path, count, seed, levels)], looks), strict=True
         ):
-            pasted = face.frames[index].copy()
+            pasted = living.picture(*moment).copy()
             pasted[y : y + WINDOW[0], x : x + WINDOW[1]] = window
-            alpha = None if face.matte is None else face.matte[index][None]
-            whole = AvatarFrames(pasted[None], alpha, face.landmarks[:1], face.face_found[:1])
+            alpha = living.matte(*moment)
+            whole = AvatarFrames(
+                pasted[None], None if alpha is None else alpha[None], face.landmarks[:1], face.face_found[:1]
+            )
             np.testing.assert_array_equal(shown, drawn(whole, [Segment(1)], looks)[0])
 
     def test_where_the_matte_is_empty_the_background_is_seen_and_where_it_is_full_the_presenter(self) -> None:
@@ -201,10 +226,11 @@ class TestPictures:
     def test_what_is_kept_in_memory_does_not_change_the_picture(
         self, tmp_path: Path, room: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        arguments = avatar(matte=True), [speaking(tmp_path, 9), Segment(5)], VideoSettings(200, 160)
-        expected = drawn(*arguments)
-        monkeypatch.setattr(module, "CACHE_BYTES", room)
-        np.testing.assert_array_equal(drawn(*arguments), expected)
+        segments, looks = [speaking(tmp_path, 9, emphasis=nods(9)), Segment(5)], VideoSettings(200, 160)
+        expected = drawn(alive(avatar(matte=True), LifeSettings()), segments, looks)
+        for place in (module, life):
+            monkeypatch.setattr(place, "CACHE_BYTES", room)
+        np.testing.assert_array_equal(drawn(alive(avatar(matte=True), LifeSettings()), segments, looks), expected)
 
 
 class TestVideo:
@@ -292,6 +318,8 @@ class TestVideo:
             (lambda good: Segment(11, None, good.windows, np.concatenate([good.corners, good.corners[:1]])), "too few"),
             (lambda good: Segment(10, None, Path("nowhere.mkv"), good.corners), "no file"),
             (lambda _: Segment(0), "without a single frame"),
+            (lambda _: Segment(5, emphasis=nods(4)), "4 levels of emphasis for 5"),
+            (lambda _: Segment(2, emphasis=np.array([0, 6], np.uint8)), "no level 6"),
         ],
     )
     def test_parts_that_do_not_fit_together_are_refused_and_leave_nothing_behind(

@@ -43,7 +43,9 @@ _HEAD_X, _HEAD_Y, _HEAD_HALF_WIDTH, _HEAD_HALF_HEIGHT = 0.0, 0.25, 1.6, 2.35
 _HEAD_FADES = 1.75
 _BROW_THICKNESS, _BROW_FADE, _BROW_HALF_WIDTH, _BROW_SIDE_FADE = 0.04, 0.7, 0.85, 0.5
 _LID_MARGIN_X, _LID_MARGIN_UP, _LID_MARGIN_DOWN, _LEAST_FOLD = 0.03, 0.025, 0.02, 0.08
-_LASH_THICKNESS, _LASH_OPACITY, _LASH_SKIP, _LID_POWER = 0.014, 0.65, 0.035, 1.3
+_LASH_THICKNESS, _LASH_OPACITY, _LASH_SKIP, _LASH_PERCENTILE, _LID_POWER = 0.014, 0.65, 0.035, 8, 1.3
+# Share of the brightness of the cheek: skin above an eye 0.4 to 0.7 on light and dark faces, the rim of spectacles 0.16
+_COVERED, _COVER_PX = 0.28, 80
 _CHEST_TOP, _CHEST_RAMP, _CHEST_HALF_WIDTH, _CHEST_FADE = 2.2, 1.2, 3.0, 1.6
 _CELL = 1 / 14  # of the grid on which a warp is computed; between its points it is linear
 _BAND_ROWS = 256  # full resolution maps exist for so many rows at a time
@@ -83,10 +85,12 @@ class LifeSettings:
             **{name: value for name, value in numbers.items() if name != "blinks"},
         )
 
-    def digest_part(self, is_clip: bool) -> bytes:
-        """What decides the pictures, this module's version included."""
-        own = "" if is_clip else f" blinks {self.blinks} sway {self.sway!r} breath {self.breath!r}"
-        return f"life {VERSION}{own} expression {self.expression!r}".encode()
+    def digest_part(self) -> bytes:
+        """What decides the pictures, this module's version included.
+
+        The settings of photographs enter for every bundle: a clip may turn out to hold one frame alone."""
+        told = " ".join(f"{field.name} {getattr(self, field.name)!r}" for field in fields(self))
+        return f"life {VERSION} {told}".encode()
 
 
 def blinks(frame_count: int, rng: np.random.Generator, mean_interval_seconds: float = 3.2) -> Float64[np.ndarray, "f"]:
@@ -204,7 +208,7 @@ def _origins(face: _Face, move: _Movement, pixels: Points) -> Points:
 def _moved_points(face: _Face, move: _Movement, points: Points) -> Points:
     """Where points of the picture at rest are seen in the moved one."""
     seen = points.copy()
-    for _ in range(12):  # each pass leaves less than a quarter of the error
+    for _ in range(8):  # each pass leaves less than a quarter of the error
         seen += points - _origins(face, move, seen)
     return seen
 
@@ -272,35 +276,61 @@ def _sampled(
 # --- lids ------------------------------------------------------------------------------------------------------------
 
 
-def _shut(
-    picture: Picture, face: _Face, landmarks: Float[np.ndarray, "68 2"], closure: float
-) -> list[tuple[_Box, UInt8[np.ndarray, "rows columns 3"]]]:
-    """Both eyes with their lids shut by a share of 0..1: where they are, and their pixels."""
+@dataclass(frozen=True, eq=False)
+class _Eye:
+    """One eye in the face's axes: its middle, its corners `half_width` to the left and right on a line of this slope,
+    how far the lids arch above and below that line, and how much skin above can be drawn down."""
+
+    x: float
+    y: float
+    half_width: float
+    slope: float
+    upper: float
+    lower: float
+    fold: float
+
+
+def _eyes(face: _Face, landmarks: Float[np.ndarray, "68 2"]) -> list[_Eye]:
     places = np.stack(face.into(np.asarray(landmarks, np.float64)), -1)
-    return [_shut_eye(picture, face, places[first : first + 6], closure) for first in (36, 42)]
+    eyes = []
+    for points in (places[36:42], places[42:48]):
+        across = points[3] - points[0]
+        x, y = (float(value) for value in 0.5 * (points[0] + points[3]))
+        upper = 1.1 * (y - float(points[1:3, 1].mean())) + _LID_MARGIN_UP
+        lower = 1.1 * (float(points[4:6, 1].mean()) - y) + _LID_MARGIN_DOWN
+        fold = max(_LEAST_FOLD, 0.8 * (y - upper - face.brow_y))
+        slope = float(across[1] / max(across[0], 1e-6))
+        eyes.append(_Eye(x, y, 0.5 * float(across[0]) + _LID_MARGIN_X, slope, upper, lower, fold))
+    return eyes
 
 
-def _shut_eye(
-    picture: Picture, face: _Face, eye: Float64[np.ndarray, "6 2"], closure: float
-) -> tuple[_Box, UInt8[np.ndarray, "rows columns 3"]]:
-    """The skin between brow and upper lid is stretched down to where the lid's edge now is, with a line of lashes."""
-    first, last = eye[0], eye[3]
-    half_width = 0.5 * (last[0] - first[0]) + _LID_MARGIN_X
-    middle_x, middle_y = 0.5 * (first + last)
-    slope = (last[1] - first[1]) / max(last[0] - first[0], 1e-6)
-    upper = 1.1 * (middle_y - eye[1:3, 1].mean()) + _LID_MARGIN_UP
-    lower = 1.1 * (eye[4:6, 1].mean() - middle_y) + _LID_MARGIN_DOWN
-    fold = max(_LEAST_FOLD, 0.8 * (middle_y - upper - face.brow_y))
-    box = _around(face, middle_x, middle_y, half_width, upper + lower + fold, picture.shape[:2])
+def _is_covered(picture: Picture, face: _Face, eye: _Eye) -> bool:
+    """Whether something dark, the rim of spectacles, runs where the skin of the lid should be."""
+    x = eye.x + np.linspace(-0.7, 0.7, 15) * eye.half_width
+    above, below = eye.y - eye.upper - np.linspace(0.1, 0.75, 12) * eye.fold, eye.y + np.linspace(0.2, 0.45, 8)
+    grey = picture if face.unit < _COVER_PX else cv2.blur(picture, (round(2 * face.unit / _COVER_PX),) * 2)
+    lid, cheek = (
+        _sampled(grey, (face.origin + face.turned(*np.meshgrid(x, y))).astype(np.float32), cv2.INTER_LINEAR).mean(-1)
+        for y in (above, below)
+    )
+    return float(np.median(lid.min(0))) < _COVERED * float(np.median(cheek))
+
+
+def _shut(picture: Picture, face: _Face, eye: _Eye, closure: float) -> tuple[_Box, UInt8[np.ndarray, "rows columns 3"]]:
+    """One eye with its lid shut by a share of 0..1: where it is, and its pixels.
+
+    The skin between brow and upper lid is stretched down to where the lid's edge now is, with a line of lashes."""
+    box = _around(face, eye.x, eye.y, eye.half_width, eye.upper + eye.lower + eye.fold, picture.shape[:2])
     pixels = np.stack(np.meshgrid(np.arange(box.left, box.right), np.arange(box.top, box.bottom)), -1).astype(float)
     x, y = face.into(pixels)
-    along, y = (x - middle_x) / half_width, y - middle_y - slope * (x - middle_x)
+    along, y = (x - eye.x) / eye.half_width, y - eye.y - eye.slope * (x - eye.x)
     arch = np.clip(1 - along**2, 0, 1)
-    fall = (lower + upper) * arch * closure  # of the lid's edge
-    rest, end = -upper * arch, fall - upper * arch
-    start = rest - fold * np.sqrt(arch)
+    fall = (eye.lower + eye.upper) * arch * closure  # of the lid's edge
+    end = fall - eye.upper * arch
+    start = -eye.upper * arch - eye.fold * np.sqrt(arch)
+    begun = min(1.0, closure / BLINK_SHAPE[0])
     # Lashes are left behind, or they would be drawn out to a dark lid.
-    drawn_by = fall + _LASH_SKIP * arch * min(1.0, closure / BLINK_SHAPE[0])
+    drawn_by = fall + _LASH_SKIP * arch * begun
     # The skin near the brow moves less than by its share; the power keeps two of its points from changing places.
     length = np.maximum(end - start, 1e-6)
     power = np.clip(0.9 * length / np.maximum(drawn_by, 1e-6), 1.0, _LID_POWER)
@@ -310,15 +340,11 @@ def _shut_eye(
     part = picture[box.slices].astype(np.float32)
     over = np.clip((end - y) * face.unit + 0.5, 0, 1) * (arch > 0)
     shown = part + over[..., None] * (lid - part)
-    open_eye = (np.abs(y) < max(upper, lower)) & (arch > 0)
+    is_eye = (np.abs(y) < max(eye.upper, eye.lower)) & (arch > 0)
     grey = part.mean(-1)
-    dark = part[open_eye & (grey <= np.percentile(grey[open_eye], 8))].mean(0) if open_eye.any() else part.min((0, 1))
+    dark = part[is_eye & (grey <= np.percentile(grey[is_eye], _LASH_PERCENTILE))].mean(0)
     thick = max(_LASH_THICKNESS, 0.7 / face.unit)
-    lash = (
-        np.exp(-0.5 * np.square((y - end) / thick))
-        * _smooth(arch / 0.5)
-        * (_LASH_OPACITY * min(1, closure / BLINK_SHAPE[0]))
-    )
+    lash = np.exp(-0.5 * np.square((y - end) / thick)) * _smooth(arch / 0.5) * (_LASH_OPACITY * begun)
     shown += lash[..., None] * (dark - shown)
     return box, np.rint(shown.clip(0, 255)).astype(np.uint8)
 
@@ -352,7 +378,8 @@ class Living:
         self.has_matte: bool = avatar.matte is not None
         self._is_clip = count > 1
         self._faces = _faces(avatar)
-        self._poses = [_Movement()] * count if self._is_clip else _photograph_poses(settings, seed)
+        self._eyes = [] if self._is_clip else _eyes_that_blink(avatar, self._faces[0])
+        self._poses = [_Movement()] * count if self._is_clip else _photograph_poses(settings, bool(self._eyes), seed)
         self._lids: dict[float, list[tuple[_Box, np.ndarray]]] = {}
         self._made: OrderedDict[tuple[int, int], tuple[np.ndarray, np.ndarray | None]] = OrderedDict()
         self._room = max(1, CACHE_BYTES // (height * width * (4 if self.has_matte else 3)))
@@ -416,7 +443,7 @@ class Living:
             picture = picture.copy()
             if move.lids not in self._lids:
                 at_rest = self._avatar.frames[frame]
-                self._lids[move.lids] = _shut(at_rest, face, self._avatar.landmarks[frame], move.lids)
+                self._lids[move.lids] = [_shut(at_rest, face, eye, move.lids) for eye in self._eyes]
             for box, pixels in self._lids[move.lids]:
                 picture[box.slices] = pixels
         if not move.warps:
@@ -450,13 +477,23 @@ def _faces(avatar: "AvatarFrames") -> list[_Face | None]:
     return steady
 
 
-def _photograph_poses(settings: LifeSettings, seed: int) -> list[_Movement]:
+def _eyes_that_blink(photograph: "AvatarFrames", face: _Face | None) -> list[_Eye]:
+    """Both eyes, or none where the lid of one is behind spectacles or outside the picture."""
+    if face is None:
+        return []
+    picture, eyes = photograph.frames[0], _eyes(face, photograph.landmarks[0])
+    middles = np.stack([face.origin + face.turned(np.array(eye.x), np.array(eye.y)) for eye in eyes])
+    inside = ((middles >= 0) & (middles < picture.shape[1::-1])).all()
+    return eyes if inside and not any(_is_covered(picture, face, eye) for eye in eyes) else []
+
+
+def _photograph_poses(settings: LifeSettings, can_blink: bool, seed: int) -> list[_Movement]:
     rng = np.random.default_rng(seed)
     count = PHOTOGRAPH_POSES
     x, y, roll, growth = (settings.sway * wander(count, rng) for _ in range(4))
     # one breath there, one back
     breath = settings.breath * (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(count) / (count - 1)))
-    lids = blinks(count, rng) if settings.blinks else np.zeros(count)
+    lids = blinks(count, rng) if settings.blinks and can_blink else np.zeros(count)
     return [
         _Movement(
             x=float(_SWAY_X * x[k]),
