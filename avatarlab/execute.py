@@ -52,12 +52,13 @@ from avatarlab.text.front_end import front_end
 
 if TYPE_CHECKING:
     from avatarlab.lips.diffdub import Motion, Renderer
+    from avatarlab.lips.hubert import Hubert
     from avatarlab.speech.codecs import AnyCodec
     from avatarlab.speech.generate import Sampling, Utterance, VoicePrompt
     from avatarlab.speech.reading import Reading
     from avatarlab.speech.small_e import SmallE
 
-    M = TypeVar("M", SmallE, AnyCodec, Motion, Renderer)
+    M = TypeVar("M", SmallE, AnyCodec, Motion, Hubert, Renderer)
 
 logger = logging.getLogger(__name__)
 
@@ -196,12 +197,12 @@ def make_motion(items: Sequence[Item], bench: Bench) -> Iterator[Made]:
     """Waveforms -> `latents.npy` float32 (f, z), led by the avatar's own lips at rest."""
     from avatarlab.lips.lip_sync import lip_latents
 
-    motion = _motion(*_of(bench.context))
+    motion, hubert = _motion(*_of(bench.context)), _hubert(*_of(bench.context))
     for item in cast("Sequence[MotionItem]", items):
         references = _lip_references(bench.context, item.avatar, item.picture_digest)
         waveform = bench.array(item.audio)
         started = time.perf_counter()
-        latents = lip_latents(motion, waveform, references)
+        latents = lip_latents(motion, waveform, references, hubert=hubert)
         if not np.isfinite(latents).all():
             raise MediaError("the motion network gave latents that are no numbers", "check its weights")
         yield Made(
@@ -310,7 +311,7 @@ def store_recording(artifacts: Artifacts, waveform: Float32[np.ndarray, "s"]) ->
 def warm_up(context: StageContext) -> None:
     """Loads every engine of a worker before the first item comes."""
     place = _of(context)
-    for load in (_small_e, _codec, _motion, _renderer):
+    for load in (_small_e, _codec, _motion, _hubert, _renderer):
         load(*place)
 
 
@@ -406,6 +407,25 @@ def _motion(path: Path, digest: str, device: str) -> "Motion":
     from avatarlab.lips.diffdub import Motion
 
     return _on(device, Motion.from_state_dict(_model_set(path, digest).load_tensors("motion")))
+
+
+@cache
+def _hubert(path: Path, digest: str, device: str) -> "Hubert | None":
+    """What the motion network listens with; None where that is log-mel, which has no weights."""
+    from avatarlab.lips.lip_sync import hears_log_mel
+
+    motion, models = _motion(path, digest, device), _model_set(path, digest)
+    if hears_log_mel(motion):
+        return None
+    from avatarlab.lips.hubert import Hubert
+
+    if models.file("audio_features").path is None:
+        raise WeightsError(
+            f"the motion network of {path} listens to HuBERT ({motion.config.layers} x {motion.config.features} features), "
+            "and [audio_features] has no weights",
+            "run `avatarlab models import` with --audio-features, or use a set whose motion network hears log-mel",
+        )
+    return _on(device, Hubert.from_state_dict(models.load_tensors("audio_features")))
 
 
 @cache

@@ -1,9 +1,10 @@
-"""Published speech checkpoints to model sets: `avatarlab models import`.
+"""Published checkpoints to model sets: `avatarlab models import`.
 
 Takes Small-E (`gla_60`, `gla_130`: a pickle with key `model`) and Lina (169M: a Lightning checkpoint), reads every size
 from the tensors (spec small-e, section 7.2) and writes a set of safetensors files with its digests, its sampling settings
-and its licences. Nothing in a checkpoint is executed, every key is accounted for, and what is damaged is refused with the
-reason. The lips of the set are those of the bundled one.
+and its licences; likewise DiffDub's two stages with their HuBERT (`imports_lips`). Nothing in a checkpoint is executed,
+every key is accounted for, and what is damaged is refused with the reason. What is not given, speech or lips, is that of
+the bundled set.
 """
 
 import re
@@ -19,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from avatarlab.errors import SettingsError, StoreError, WeightsError
+from avatarlab.imports_lips import LipWeights, lip_weights
 from avatarlab.models import FILE_NAMES, ModelSet, Setting, read_model_set, read_tensors, write_model_set
 from avatarlab.speech import encodec_vocos, wavtokenizer
 from avatarlab.speech.codecs import load_codec
@@ -44,6 +46,7 @@ SAMPLING: Mapping[str, Setting] = {  # spec 6.1: only the first codebook is draw
     "max_steps_per_unit": 20.0,  # of 75 a second; a byte pair is heard for about a tenth of one
     "draws": 3,
 }
+SPEECH_STAGES, LIP_STAGES = ("text", "small_e", "codec"), ("audio_features", "motion", "renderer")
 CODEC_KINDS = ("EnCodec and Vocos", "WavTokenizer")
 
 
@@ -67,27 +70,112 @@ class SpeechWeights:
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import made. `lacking` says what the set still needs before it can speak."""
+    """What an import made. `lacking` says what the set still needs before it can speak or move its lips.
+
+    `config` is that of the speech network, None where the speech is that of the bundled set; `notes` say what is not
+    as published.
+    """
 
     models: ModelSet
     network: str
     parameters: int
-    config: SmallEConfig
+    config: SmallEConfig | None
     licences: tuple[str, ...]
     lacking: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Speech:
+    """The speech of a set: the network, its codec and its tokenizer, where they were given."""
+
+    weights: SpeechWeights
+    codec: Mapping[str, Tensor]
+    codec_licences: tuple[str, ...]
+    pairs: BytePairs | None
+
+    @property
+    def licences(self) -> tuple[str, ...]:
+        text = (LICENCES["text"],) if self.pairs is not None and self.pairs.is_published else ()
+        return (LICENCES["small_e"], *self.codec_licences, *text)
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        lacking = []
+        if self.pairs is None:
+            lacking.append("the tokenizer: import again with --tokenizer bpe256.json")
+        if not self.codec:
+            lacking.append(f"its codec: import again with --codec and the file of {self.weights.codec}")
+        return tuple(lacking)
 
 
 def import_models(
-    file: Path, out: Path, *, codec: Sequence[Path] = (), tokenizer: Path | None = None, name: str | None = None
+    file: Path | None,
+    out: Path,
+    *,
+    codec: Sequence[Path] = (),
+    tokenizer: Path | None = None,
+    renderer: Path | None = None,
+    motion: Path | None = None,
+    audio_features: Path | None = None,
+    name: str | None = None,
 ) -> Imported:
     """Writes a model set to the folder `out`, which must be new or empty; it appears complete or not at all.
 
-    `codec` are the files of its codec: EnCodec's and Vocos's, or WavTokenizer's; `tokenizer` is the published `bpe256.json`
-    or one trained by `BytePairs.train`. Raises WeightsError for files that are damaged, unknown or do not belong
-    together, SettingsError for a folder that is taken, StoreError where it cannot be written.
+    `file` is a speech checkpoint. `codec` are the files of its codec: EnCodec's and Vocos's, or WavTokenizer's;
+    `tokenizer` is the published `bpe256.json` or one trained by `BytePairs.train`. `renderer` and `motion` are DiffDub's
+    stages 1 and 2, `audio_features` the HuBERT that stage 2 listens with. Raises WeightsError for files that are damaged,
+    unknown or do not belong together, SettingsError for a folder that is taken and for files without those they belong
+    to, StoreError where the set cannot be written.
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise SettingsError(f"{out} is there and not an empty folder", "choose another")
+    speech = _speech(file, codec, tokenizer)
+    lips = _lips(renderer, motion, audio_features)
+    if speech is None and lips is None:
+        raise SettingsError("there is nothing to import", "give a speech checkpoint, or --renderer and --motion")
+    networks = [speech.weights.name] if speech else []
+    networks += ["DiffDub"] if lips else []
+    network = " and ".join(networks)
+    parameters = (speech.weights.parameters if speech else 0) + (lips.parameters if lips else 0)
+    licences = [*(speech.licences if speech else ()), *dict.fromkeys(lips.licences.values() if lips else ())]
+    sources = ", ".join(path.name for path in (file, renderer, motion, audio_features) if path is not None)
+    metadata = {"network": network, "parameters": str(parameters), "source": sources}
+    try:
+        with _new_folder(out) as folder:
+            settings = _bundled(folder, with_speech=speech is None, with_lips=lips is None)
+            if speech is not None:
+                settings |= _write_speech(folder, speech, metadata)
+            if lips is not None:
+                for stage, tensors in lips.tensors.items():
+                    _save(folder / FILE_NAMES[stage], tensors, {**metadata, "licence": lips.licences[stage]})
+                settings |= lips.settings
+            own = [*(["speech"] if speech is None else []), *(["motion and renderer"] if lips is None else [])]
+            (folder / LICENCE_FILE).write_text(_licence_text(network, licences, own), encoding="utf-8")
+            write_model_set(
+                folder,
+                name or re.sub(r"[^A-Za-z0-9_-]+", "-", network).strip("-"),
+                settings,
+                f"{network}, {parameters:,} parameters. {'. '.join(licences)}.",
+            )
+    except OSError as error:
+        raise StoreError(f"{out} cannot be written: {error.strerror}", "check the folder and its free space") from None
+    return Imported(
+        read_model_set(out),
+        network,
+        parameters,
+        speech.weights.config if speech else None,
+        tuple(licences),
+        (*(speech.lacking if speech else ()), *(lips.lacking if lips else ())),
+        lips.notes if lips else (),
+    )
+
+
+def _speech(file: Path | None, codec: Sequence[Path], tokenizer: Path | None) -> Speech | None:
+    if file is None:
+        if codec or tokenizer:
+            raise SettingsError("a codec or tokenizer without its network", "give the speech checkpoint too")
+        return None
     speech = speech_weights(_tensors(file))
     codec_tensors, codec_licences = codec_weights([_tensors(path) for path in codec], speech)
     pairs = None if tokenizer is None else BytePairs.read(tokenizer)
@@ -101,33 +189,32 @@ def import_models(
             f"{tokenizer} is not the tokenizer {speech.name} was trained with",
             f"use bpe256.json, sha256 {PUBLISHED_SHA256[0]}...{PUBLISHED_SHA256[1]}",
         )
-    licences = [LICENCES["small_e"], *codec_licences]
-    if pairs is not None and pairs.is_published:
-        licences.append(LICENCES["text"])
-    lacking = []
-    if pairs is None:
-        lacking.append("the tokenizer: import again with --tokenizer bpe256.json")
-    if not codec_tensors:
-        lacking.append(f"its codec: import again with --codec and the file of {speech.codec}")
-    metadata = {"network": speech.name, "parameters": str(speech.parameters), "source": file.name}
-    try:
-        with _new_folder(out) as folder:
-            _save(folder / FILE_NAMES["small_e"], speech.tensors, {**metadata, "licence": LICENCES["small_e"]})
-            if codec_tensors:
-                _save(folder / FILE_NAMES["codec"], codec_tensors, {"licence": "; ".join(codec_licences)})
-            if pairs is not None:
-                pairs.write(folder / FILE_NAMES["text"])
-            settings = _lips(folder)
-            (folder / LICENCE_FILE).write_text(_licence_text(speech.name, licences), encoding="utf-8")
-            write_model_set(
-                folder,
-                name or re.sub(r"[^A-Za-z0-9_-]+", "-", speech.name).strip("-"),
-                {**settings, "small_e": SAMPLING, "text": {"units": BYTE_PAIRS, "languages": ["en"]}},
-                f"{speech.name}, {speech.parameters:,} parameters. {'. '.join(licences)}.",
-            )
-    except OSError as error:
-        raise StoreError(f"{out} cannot be written: {error.strerror}", "check the folder and its free space") from None
-    return Imported(read_model_set(out), speech.name, speech.parameters, speech.config, tuple(licences), tuple(lacking))
+    return Speech(speech, codec_tensors, codec_licences, pairs)
+
+
+def _lips(renderer: Path | None, motion: Path | None, audio_features: Path | None) -> LipWeights | None:
+    if renderer is None and motion is None and audio_features is None:
+        return None
+    if renderer is None or motion is None:
+        raise SettingsError(
+            "one stage of DiffDub alone: what its motion network says, only its renderer understands",
+            "give both --renderer and --motion",
+        )
+    files = _tensors(renderer), _tensors(motion), None if audio_features is None else _tensors(audio_features)
+    with _sizes_of("DiffDub network"):
+        lips = lip_weights(*files)
+    for tensors in lips.tensors.values():
+        _refuse_not_numbers({key: value for key, value in tensors.items() if value.is_floating_point()})
+    return lips
+
+
+def _write_speech(folder: Path, speech: Speech, metadata: Mapping[str, str]) -> dict[str, Mapping[str, Setting]]:
+    _save(folder / FILE_NAMES["small_e"], speech.weights.tensors, {**metadata, "licence": LICENCES["small_e"]})
+    if speech.codec:
+        _save(folder / FILE_NAMES["codec"], speech.codec, {"licence": "; ".join(speech.codec_licences)})
+    if speech.pairs is not None:
+        speech.pairs.write(folder / FILE_NAMES["text"])
+    return {"small_e": SAMPLING, "text": {"units": BYTE_PAIRS, "languages": ["en"]}}
 
 
 def speech_weights(tensors: Mapping[str, Tensor]) -> SpeechWeights:
@@ -203,7 +290,7 @@ def _sizes_of(what: str) -> Iterator[None]:
     """Sizes come from the file: what cannot be built from them is the file's fault."""
     try:
         yield
-    except (RuntimeError, MemoryError, ArithmeticError, IndexError) as error:
+    except (RuntimeError, MemoryError, ArithmeticError, IndexError, ValueError) as error:
         raise WeightsError(
             f"not a {what}: sizes that cannot be ({type(error).__name__})", "use an undamaged file"
         ) from None
@@ -236,14 +323,17 @@ def _save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     path.chmod(0o644)  # workers may run as another user
 
 
-def _lips(out: Path) -> dict[str, Mapping[str, Setting]]:
-    """Copies the lips of the bundled set beside the voice; returns their settings."""
+def _bundled(out: Path, *, with_speech: bool, with_lips: bool) -> dict[str, Mapping[str, Setting]]:
+    """Copies what the bundled set has of speech or lips to the new one; returns the settings of these stages."""
     bundled = read_model_set()
-    for stage in ("motion", "renderer"):
-        shutil.copyfile(bundled.checked_path(stage), out / FILE_NAMES[stage])
-    return {stage: bundled.settings(stage) for stage in ("audio_features", "motion", "renderer")}
+    stages = [*(SPEECH_STAGES if with_speech else ()), *(LIP_STAGES if with_lips else ())]
+    for stage in stages:
+        if bundled.file(stage).path is not None:
+            shutil.copyfile(bundled.checked_path(stage), out / FILE_NAMES[stage])
+    return {stage: bundled.settings(stage) for stage in stages}
 
 
-def _licence_text(network: str, licences: Sequence[str]) -> str:
-    lines = "\n".join(f"- {licence}" for licence in licences)
-    return f"# Licences of the weights in this folder: {network}\n\n{lines}\n- Apache-2.0 (motion and renderer; Avatar Lab)\n"
+def _licence_text(network: str, licences: Sequence[str], own: Sequence[str]) -> str:
+    """`own` names what comes from the bundled set."""
+    lines = [*licences, *(f"Apache-2.0 ({part}; Avatar Lab)" for part in own)]
+    return f"# Licences of the weights in this folder: {network}\n\n" + "".join(f"- {line}\n" for line in lines)

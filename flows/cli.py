@@ -365,20 +365,39 @@ def models_verify(
 
 @models_app.command("import")
 def models_import(
-    file: Annotated[Path, typer.Argument(help="Published Small-E (.pt) or Lina (.ckpt) checkpoint.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the new model set.")],
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="Published Small-E (.pt) or Lina (.ckpt) checkpoint. Default: the bundled voice."),
+    ] = None,
     codec: Annotated[
         list[Path] | None,
         typer.Option("--codec", help="File of its codec: WavTokenizer's, or EnCodec's and again Vocos's."),
     ] = None,
     tokenizer: Annotated[Path | None, typer.Option("--tokenizer", help="The published bpe256.json.")] = None,
+    renderer: Annotated[
+        Path | None, typer.Option("--renderer", help="DiffDub's stage1_state_dict.ckpt. Default: the bundled lips.")
+    ] = None,
+    motion: Annotated[Path | None, typer.Option("--motion", help="DiffDub's stage2_state_dict.ckpt.")] = None,
+    audio_features: Annotated[
+        Path | None, typer.Option("--audio-features", help="pytorch_model.bin of chinese-hubert-large.")
+    ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the set. Default: that of the network.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a model set from a published checkpoint. Sizes come from its tensors; nothing in it is executed."""
+    """Make a model set from published checkpoints. Sizes come from their tensors; nothing in them is executed."""
     from avatarlab.imports import import_models
 
-    made = import_models(file, out, codec=codec or (), tokenizer=tokenizer, name=name)
+    made = import_models(
+        file,
+        out,
+        codec=codec or (),
+        tokenizer=tokenizer,
+        renderer=renderer,
+        motion=motion,
+        audio_features=audio_features,
+        name=name,
+    )
     if as_json:
         _print_json(
             {
@@ -387,15 +406,18 @@ def models_import(
                 "digest": made.models.set_digest,
                 "network": made.network,
                 "parameters": made.parameters,
-                "config": asdict(made.config),
+                "config": asdict(made.config) if made.config else None,
                 "licences": list(made.licences),
                 "lacking": list(made.lacking),
+                "notes": list(made.notes),
             }
         )
         return
     output.print(f"{made.network}: {made.parameters:,} parameters, {made.models.path}")
     for licence in made.licences:
         errors.print(f"licence: {licence}")
+    for note in made.notes:
+        errors.print(f"note: {note}")
     for what in made.lacking:
         errors.print(f"lacking: {what}")
 
