@@ -23,7 +23,8 @@ from pathlib import Path
 
 from avatarlab import FPS, stages
 from avatarlab.artifacts import STAGES, Action
-from avatarlab.avatars import Avatar, load_avatar, validate_avatar
+from avatarlab.avatar_checks import validate_avatar
+from avatarlab.avatars import Avatar, load_avatar
 from avatarlab.compose import background_digest, check_background
 from avatarlab.errors import AvatarError, AvatarLabError, MediaError, Problem, ScriptError, SettingsError
 from avatarlab.manifest import Manifest, Row

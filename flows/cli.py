@@ -270,7 +270,8 @@ def avatars_check(
     as_json: JsonOption = False,
 ) -> None:
     """Examine bundles: face, size, sharpness, voice clip and its transcript. Exit 2 when one cannot be used."""
-    from avatarlab.avatars import check_avatar, list_avatars, load_avatar
+    from avatarlab.avatar_checks import check_avatar
+    from avatarlab.avatars import list_avatars, load_avatar
     from avatarlab.models import read_model_set
     from avatarlab.speech.heard import Listener
 

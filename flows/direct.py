@@ -12,7 +12,8 @@ from jaxtyping import Float32
 
 from avatarlab import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_VIDEO_FRAME
 from avatarlab.artifacts import Action, Artifacts
-from avatarlab.avatars import Avatar, avatar_frames, load_avatar, validate_avatar
+from avatarlab.avatar_checks import validate_avatar
+from avatarlab.avatars import Avatar, avatar_frames, load_avatar
 from avatarlab.compose import Segment, VideoSettings, check_background, compose
 from avatarlab.errors import MediaError, WorkerError
 from avatarlab.execute import run_batch, store_recording, stream_tokens

@@ -12,17 +12,8 @@ from cartoon import TOML, speechlike, sway, write_bundle
 from PIL import Image, ImageFilter
 from safetensors.numpy import save_file
 
-from avatarlab.avatars import (
-    BUNDLED,
-    Avatar,
-    Finding,
-    avatar_frames,
-    check_avatar,
-    check_voice,
-    list_avatars,
-    load_avatar,
-    validate_avatar,
-)
+from avatarlab.avatar_checks import Finding, check_avatar, check_voice, validate_avatar
+from avatarlab.avatars import BUNDLED, Avatar, avatar_frames, list_avatars, load_avatar
 from avatarlab.errors import AvatarError, MediaError
 from avatarlab.media import write_lossless, write_wav
 from avatarlab.models import read_model_set

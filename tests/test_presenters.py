@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from avatarlab.avatars import avatar_frames, check_avatar, load_avatar
+from avatarlab.avatar_checks import check_avatar
+from avatarlab.avatars import avatar_frames, load_avatar
 from avatarlab.training.bundles import CAST, build_bundled, lecture_room, studio_wall
 from avatarlab.training.canvas import Canvas, ellipse, ribbon, spline
 from avatarlab.training.corpus import Phone, write_wav

@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from avatarlab.avatars import VOICE_STATE, Avatar, validate_voice
+from avatarlab.avatar_checks import validate_voice
+from avatarlab.avatars import VOICE_STATE, Avatar
 from avatarlab.errors import AvatarError, AvatarLabError, SettingsError
 from avatarlab.media import read_audio
 from avatarlab.models import ModelSet
