@@ -55,7 +55,9 @@ def measure_mouth_opening(image: UInt8[np.ndarray, "h w 3"], landmarks: Float[np
     # The cheeks beside the nose tell how bright skin is; the beard does not reach them.
     edge = round((_HALF_WIDTH - 0.42 + 1 / 7) * _PIXELS_PER_EYE_DISTANCE)
     beside = whole[: 2 * _PIXELS_PER_EYE_DISTANCE // 5]
-    skin_red = 0.5 * sum(float(np.median(side[..., 0])) for side in (beside[:, :edge], beside[:, -edge:]))
+    skin = np.mean([np.median(side, axis=(0, 1)) for side in (beside[:, :edge], beside[:, -edge:])], axis=0)
+    skin_red = float(skin[0])
+    skin_saturation = 1 - float(skin.min()) / max(float(skin.max()), 1e-3)
     raised = round(0.08 * _PIXELS_PER_EYE_DISTANCE)  # an open mouth lifts its upper lip
     area = whole[lip - raised :]
     seam -= lip - raised
@@ -63,7 +65,9 @@ def measure_mouth_opening(image: UInt8[np.ndarray, "h w 3"], landmarks: Float[np
     rows, columns = red.shape
     centre, reach = columns // 2, _PIXELS_PER_EYE_DISTANCE // 10
     saturation = 1 - area.min(axis=2) / np.maximum(area.max(axis=2), 1e-3)
-    pale = (saturation < 0.26) & (red > 0.42)
+    # Beside dark skin, teeth are less white too.
+    greyest = min(max(0.6 * skin_saturation, 0.26), 0.33)
+    pale = (saturation < greyest) & (red > min(max(skin_red, 0.30), 0.42))
     redness = (red - 0.5 * (green + blue)) / np.maximum(red, 1e-3)
     dark = (red < max(0.5 * skin_red, 0.27)) & (redness > 0.42)
     inside = (pale | dark).astype(np.uint8)
