@@ -4,7 +4,7 @@ The truth is that of the phone times: what the drawn presenter's mouth would do 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,7 @@ class Lips:
 
     renderer: Renderer
     motion: Motion
-    settings: PaintSettings = PaintSettings()
+    settings: PaintSettings = field(default_factory=PaintSettings)
 
 
 @dataclass(frozen=True)
