@@ -279,9 +279,13 @@ class Outside:
     changed_inside: float
 
 
-def measure_outside(models: str | None, id: str) -> Outside:
-    """Speech over every frame of a bundled avatar's clip."""
-    lips, pictures = load_lips(models), avatar_frames(load_avatar((), id))
+def measure_outside(models: str | None, id: str, first: int | None = None) -> Outside:
+    """Speech over every frame of a bundled avatar's clip, or over the `first` of them."""
+    lips, whole_clip = load_lips(models), avatar_frames(load_avatar((), id))
+    matte = None if whole_clip.matte is None else whole_clip.matte[:first]
+    pictures = AvatarFrames(
+        whole_clip.frames[:first], matte, whole_clip.landmarks[:first], whole_clip.face_found[:first]
+    )
     count = len(pictures.frames)
     waveform, _ = synthesise(" ".join(lines_of(LECTURE)[:2]), CAST[id].voice)
     spoken = np.resize(waveform.astype(np.float32) / 32768, count * SAMPLES_PER_VIDEO_FRAME)

@@ -214,6 +214,24 @@ def test_mouth_opening_is_measured_from_pixels_over_people_and_states_sharp_or_b
     assert np.polyfit(truth, own, 1)[0] == pytest.approx(0.95, abs=0.15)
 
 
+@pytest.mark.parametrize(
+    "person",
+    [BUNDLED["carl"], replace(ADA, beard="full", hair_colour=(0.86, 0.85, 0.84)), replace(ADA, beard="goatee")],
+    ids=["grey beard", "white beard", "brown goatee"],
+)
+def test_a_beard_is_not_taken_for_teeth_or_for_an_open_mouth(person: Presenter) -> None:
+    area = (0.3125, 0.3516, 0.375)
+    points = draw(person, REST, 192, area).landmarks
+    # Lips pressed on each other over a lowered jaw leave their place in the still picture to the moustache.
+    mouths = [FaceState(jaw=jaw, press=press) for jaw in (0.0, 0.15, 0.3, 0.5, 0.8) for press in (0.0, 1.0)]
+    mouths += [FaceState(jaw=0.3, width=0.8), FaceState(jaw=0.4, round=0.9)]
+    truth = np.array([mouth_opening(person, mouth) for mouth in mouths])
+    measured = np.array([measure_mouth_opening(draw(person, mouth, 192, area).image, points) for mouth in mouths])
+    assert np.corrcoef(truth, measured)[0, 1] > 0.97
+    assert measured[truth == 0].max() < 0.03
+    assert np.abs(measured - truth).max() < 0.12
+
+
 # The face corpus
 
 SMALL = CorpusPlan(strangers=2, poses=1, bundled_poses=1, mouths=3, held_strangers=1)
