@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import cv2
 import numpy as np
@@ -65,18 +65,27 @@ class VideoSettings:
             raise SettingsError(f"{self.background!r} is not a colour", "write #rrggbb, as in #20304a")
 
 
+@runtime_checkable
+class MouthWindow(Protocol):
+    """A finished mouth window and where its left and top edge go (`lips.paint.PaintedFrame`)."""
+
+    window: UInt8[np.ndarray, "side side 3"]
+    corner: tuple[int, int]
+
+
 @dataclass(frozen=True, eq=False)
 class Segment:
     """One sentence or one pause, a whole number of video frames long.
 
     `waveform` holds `frame_count` video frames of samples, in memory or as the path of a sound file or `.npy` (then
     memory stays flat however long the lecture is); None is silence. `windows` is a file of `frame_count` finished mouth
-    windows (`media.write_lossless`), and `corners` their left and top edge in the avatar's frames; None is the idle
-    face. `emphasis` is the level of every frame (`lips.expression`), for which the windows were painted; None is 0."""
+    windows (`media.write_lossless`), and `corners` their left and top edge in the avatar's frames; or what draws them,
+    with their corners, when they are asked for; None is the idle face. `emphasis` is the level of every frame
+    (`lips.expression`), for which the windows were painted; None is 0."""
 
     frame_count: int
     waveform: Float32[np.ndarray, "s"] | Path | None = None
-    windows: Path | None = None
+    windows: Path | Callable[[], Iterator["MouthWindow"]] | None = None
     corners: Integer[np.ndarray, "f 2"] | None = None
     emphasis: UInt8[np.ndarray, "f"] | None = None
 
@@ -238,8 +247,20 @@ def _levels(segment: Segment) -> list[int]:
 
 def _windows(segment: Segment, living: Living) -> Iterator[tuple[Pixels, tuple[int, int]]]:
     """Exactly `frame_count` mouth windows that lie inside the picture, with their corners."""
-    assert segment.windows is not None
     remedy = "make its face stage again"
+    count = 0
+    for window, (x, y) in _stored(segment, remedy) if isinstance(segment.windows, Path) else _drawn(segment):
+        height, width = window.shape[:2]
+        if x < 0 or y < 0 or y + height > living.shape[0] or x + width > living.shape[1]:
+            raise MediaError(f"a mouth window at ({x}, {y}) lies outside the picture", remedy)
+        yield window, (x, y)
+        count += 1
+    if count != segment.frame_count:
+        raise MediaError(f"{count} mouth windows for {segment.frame_count} video frames", remedy)
+
+
+def _stored(segment: Segment, remedy: str) -> Iterator[tuple[Pixels, tuple[int, int]]]:
+    assert isinstance(segment.windows, Path)
     if segment.corners is None or len(segment.corners) != segment.frame_count:
         count = 0 if segment.corners is None else len(segment.corners)
         raise MediaError(f"{count} corners of mouth windows for {segment.frame_count} video frames", remedy)
@@ -248,12 +269,16 @@ def _windows(segment: Segment, living: Living) -> Iterator[tuple[Pixels, tuple[i
         window = next(windows, None)
         if window is None:
             raise MediaError(f"{segment.windows.name} has too few mouth windows", remedy)
-        height, width = window.shape[:2]
-        if x < 0 or y < 0 or y + height > living.shape[0] or x + width > living.shape[1]:
-            raise MediaError(f"a mouth window at ({x}, {y}) lies outside the picture", remedy)
         yield window, (x, y)
     if next(windows, None) is not None:
         raise MediaError(f"{segment.windows.name} has too many mouth windows", remedy)
+
+
+def _drawn(segment: Segment) -> Iterator[tuple[Pixels, tuple[int, int]]]:
+    assert segment.windows is not None
+    assert not isinstance(segment.windows, Path)
+    for frame in segment.windows():
+        yield frame.window, frame.corner
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ Engines are loaded once for each process and weights digest. A failure of one it
 that raises as a whole is done again item by item, so that one bad item never fails its neighbours.
 """
 
-import hashlib
 import io
 import json
 import logging
@@ -14,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -22,17 +21,17 @@ import numpy as np
 from jaxtyping import Float32
 
 from avatarlab import FPS
-from avatarlab.artifacts import Action, Artifacts, Blob
+from avatarlab.artifacts import Artifacts, Blob
 from avatarlab.avatars import VOICE_STATE, Avatar, AvatarFrames, avatar_frames, load_avatar
 from avatarlab.captions import SpokenSentence, SpokenWord, cues_for, to_srt, to_webvtt
 from avatarlab.compose import Segment, VideoSettings, background_digest, compose, idle_path
 from avatarlab.errors import AvatarError, AvatarLabError, MediaError, ScriptError, SettingsError, WeightsError
-from avatarlab.keys import content_key, seed_from
+from avatarlab.keys import seed_from
 from avatarlab.lips.life import Living
-from avatarlab.media import read_audio, write_lossless
+from avatarlab.media import read_audio, write_lossless, write_wav
 from avatarlab.models import ModelSet, read_model_set
+from avatarlab.recording import Recording, quiet_pieces
 from avatarlab.stages import (
-    VERSIONS,
     AudioItem,
     FaceItem,
     Item,
@@ -53,6 +52,7 @@ from avatarlab.text.front_end import front_end
 if TYPE_CHECKING:
     from avatarlab.lips.diffdub import Motion, Renderer
     from avatarlab.lips.hubert import Hubert
+    from avatarlab.lips.paint import PaintedFrame, Painter
     from avatarlab.speech.codecs import AnyCodec
     from avatarlab.speech.generate import Sampling, Utterance, VoicePrompt
     from avatarlab.speech.reading import Reading
@@ -63,6 +63,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 AVATARS_IN_MEMORY = 4
+PIECES_AT_ONCE = 8  # of a recording, for which motion is made together
+CONTEXT_FRAMES = 2 * FPS  # that motion hears before and after them
 NPY, JSON = "application/x-npy", "application/json"
 
 
@@ -194,7 +196,8 @@ def make_audio(items: Sequence[Item], bench: Bench) -> Iterator[Made]:
 
 
 def make_motion(items: Sequence[Item], bench: Bench) -> Iterator[Made]:
-    """Waveforms -> `latents.npy` float32 (f, z), led by the avatar's own lips at rest."""
+    """Waveforms -> `latents.npy` float32 (f, z), led by the avatar's own lips at rest, and `emphasis.npy` uint8 (f,)."""
+    from avatarlab.lips.expression import emphasis
     from avatarlab.lips.lip_sync import lip_latents
 
     motion, hubert = _motion(*_of(bench.context)), _hubert(*_of(bench.context))
@@ -206,33 +209,48 @@ def make_motion(items: Sequence[Item], bench: Bench) -> Iterator[Made]:
         if not np.isfinite(latents).all():
             raise MediaError("the motion network gave latents that are no numbers", "check its weights")
         yield Made(
-            {"latents.npy": (_npy(latents), NPY)},
+            {"latents.npy": (_npy(latents), NPY), "emphasis.npy": (_npy(emphasis(waveform)), NPY)},
             {"audio": item.audio.sha256, "picture": item.picture_digest},
             time.perf_counter() - started,
         )
 
 
 def make_face(items: Sequence[Item], bench: Bench) -> Iterator[Made]:
-    """Latents -> `windows.mkv`, finished mouth windows, and `corners.npy` int (f, 2): where they go."""
-    from avatarlab.lips.paint import paint
+    """Latents -> `windows.mkv`, finished mouth windows, `corners.npy` int (f, 2): where they go, and `emphasis.npy`.
 
-    renderer = _renderer(*_of(bench.context))
-    settings = _models(bench.context).settings("renderer")
+    Frames go to the encoder, a process of its own, while the next are drawn.
+    """
     for number, item in enumerate(cast("Sequence[FaceItem]", items)):
-        latents = bench.array(item.motion)
-        avatar, frames = _avatar_frames(bench.context, item.avatar, item.picture_digest)
-        living = Living(frames, avatar.life, seed_from(item.picture_digest))
-        path = idle_path(len(latents), len(living)).tolist()
+        latents, levels = bench.array(item.motion), bench.array(item.emphasis)
+        _, living = _living(bench.context, item.avatar, item.picture_digest)
+        painter = _painter(bench.context, item.avatar, item.picture_digest)
         started = time.perf_counter()
-        pictures = np.stack([living.picture(index, 0) for index in path])
-        marks = np.stack([living.landmarks(index, 0) for index in path])
-        painted = paint(renderer, settings, pictures, marks, latents)
+        corners: list[tuple[int, int]] = []
+        faceless = 0
+
+        def windows(frames: Iterator["PaintedFrame"], corners: list[tuple[int, int]]) -> Iterator[np.ndarray]:
+            nonlocal faceless
+            for frame in frames:
+                corners.append(frame.corner)
+                faceless += not frame.drawn
+                yield frame.window
+
         file = bench.folder / f"{number}.mkv"
-        write_lossless(file, painted.windows)
+        write_lossless(file, windows(painter.paint(idle_path(len(latents), len(living)), levels, latents), corners))
         yield Made(
-            {"windows.mkv": (file, "video/x-matroska"), "corners.npy": (_npy(painted.corners.astype(np.int32)), NPY)},
-            {"motion": item.motion.sha256, "picture": item.picture_digest, "frame_count": len(latents)},
+            {
+                "windows.mkv": (file, "video/x-matroska"),
+                "corners.npy": (_npy(np.array(corners, np.int32)), NPY),
+                "emphasis.npy": (_npy(levels), NPY),
+            },
+            {
+                "motion": item.motion.sha256,
+                "picture": item.picture_digest,
+                "frame_count": len(latents),
+                "frames_without_face": faceless,
+            },
             time.perf_counter() - started,
+            (f"{faceless} of {len(latents)} frames show no face and were left as they are",) if faceless else (),
         )
 
 
@@ -240,7 +258,7 @@ def make_video(items: Sequence[Item], bench: Bench) -> Iterator[Made]:
     """Sentences and pauses -> `video.mp4`, `captions.vtt`, `captions.srt` and `poster.jpg`, one row after another."""
     for number, item in enumerate(cast("Sequence[VideoItem]", items)):
         started = time.perf_counter()
-        avatar, frames = _avatar_frames(bench.context, item.avatar, item.picture_digest)
+        avatar, living = _living(bench.context, item.avatar, item.picture_digest)
         if avatar.matte_digest != item.matte_digest:
             raise AvatarError(
                 f"avatar {avatar.id!r} has changed since the run was planned", "run the same command again"
@@ -259,7 +277,6 @@ def make_video(items: Sequence[Item], bench: Bench) -> Iterator[Made]:
             segments.append(segment)
             position += segment.frame_count
         settings = VideoSettings(item.width, item.height, item.background, item.layout, item.title)
-        living = Living(frames, avatar.life, seed_from(item.picture_digest))
         composed = compose(living, segments, settings, folder / "video.mp4", folder / "poster.jpg")
         cues = cues_for(spoken)
         yield Made(
@@ -301,11 +318,42 @@ def stream_tokens(item: TokensItem, context: StageContext) -> Iterator[Float32[n
     yield from stream_speech(_small_e(*place), _codec(*place), item.units, prompt, item.seed, sampling)
 
 
-def store_recording(artifacts: Artifacts, waveform: Float32[np.ndarray, "s"]) -> Action:
-    """A recorded voice in the place of the audio stage, for dubbing: whole video frames of 16 kHz samples."""
-    data = _npy(waveform)
-    key = content_key("audio", VERSIONS["audio"], recording=hashlib.sha256(data).hexdigest())
-    return artifacts.commit("audio", key, {"audio.npy": (data, NPY)}, {"recording": True})
+def dub_segments(
+    recording: Recording, avatar: Avatar, context: StageContext, folder: Path
+) -> tuple[Living, list[Segment]]:
+    """An avatar saying a recording: the presenter, and its segments, whose mouths are drawn when they are asked for.
+
+    Sound is cut at quiet places; motion hears about a minute at a time, with some context on either side, so that memory
+    does not grow with the length and no seam shows. FOLDER keeps the sound of the pieces.
+    """
+    from avatarlab.lips.expression import emphasis
+    from avatarlab.lips.lip_sync import lip_latents
+
+    _, living = _living(context, avatar.id, avatar.picture_digest)
+    references = _lip_references(context, avatar.id, avatar.picture_digest)
+    painter = _painter(context, avatar.id, avatar.picture_digest)
+    motion, hubert = _motion(*_of(context)), _hubert(*_of(context))
+
+    @lru_cache(maxsize=1)
+    def latents(first: int, last: int) -> Float32[np.ndarray, "f z"]:
+        heard = recording.waveform(first - CONTEXT_FRAMES, last + CONTEXT_FRAMES)
+        return lip_latents(motion, heard, references, hubert=hubert)[CONTEXT_FRAMES:-CONTEXT_FRAMES]
+
+    def windows(piece: tuple[int, int], span: tuple[int, int], levels: np.ndarray) -> Iterator["PaintedFrame"]:
+        said = latents(*span)[piece[0] - span[0] : piece[1] - span[0]]
+        return painter.paint(idle_path(len(said), len(living)), levels, said)
+
+    segments = []
+    pieces = quiet_pieces(recording.energy())
+    for at in range(0, len(pieces), PIECES_AT_ONCE):
+        together = pieces[at : at + PIECES_AT_ONCE]
+        span = together[0][0], together[-1][1]
+        for piece in together:
+            sound, path = recording.waveform(*piece), folder / f"{piece[0]}.wav"
+            write_wav(path, sound)
+            levels = emphasis(sound)
+            segments.append(Segment(piece[1] - piece[0], path, partial(windows, piece, span, levels), emphasis=levels))
+    return living, segments
 
 
 def warm_up(context: StageContext) -> None:
@@ -320,7 +368,7 @@ def _segment(bench: Bench, part: SpokenPart, stem: Path) -> Segment:
     bench.artifacts.fetch(part.audio, waveform)
     bench.artifacts.fetch(part.windows, windows)
     corners = bench.array(part.corners)
-    return Segment(len(corners), waveform, windows, corners)
+    return Segment(len(corners), waveform, windows, corners, bench.array(part.emphasis))
 
 
 def _sentence(bench: Bench, part: SpokenPart, start_seconds: float, frame_count: int) -> SpokenSentence:
@@ -479,9 +527,24 @@ def _avatar_frames(context: StageContext, id: str, picture_digest: str) -> tuple
     return avatar, avatar_frames(avatar)
 
 
+@lru_cache(maxsize=AVATARS_IN_MEMORY)
+def _living(context: StageContext, id: str, picture_digest: str) -> tuple[Avatar, Living]:
+    avatar, frames = _avatar_frames(context, id, picture_digest)
+    return avatar, Living(frames, avatar.life, seed_from(picture_digest))
+
+
+@lru_cache(maxsize=AVATARS_IN_MEMORY)
+def _painter(context: StageContext, id: str, picture_digest: str) -> "Painter":
+    from avatarlab.lips.paint import Painter, PaintSettings
+
+    _, living = _living(context, id, picture_digest)
+    settings = PaintSettings.of(_models(context).settings("renderer"))
+    return Painter(_renderer(*_of(context)), settings, living)
+
+
 @lru_cache(maxsize=64)
 def _lip_references(context: StageContext, id: str, picture_digest: str) -> Float32[np.ndarray, "r z"]:
-    from avatarlab.lips.paint import lip_references
+    from avatarlab.lips.lip_images import lip_references
 
     _, frames = _avatar_frames(context, id, picture_digest)
     return lip_references(_renderer(*_of(context)), frames.frames, frames.landmarks)

@@ -136,12 +136,7 @@ def read_audio(path: Path, sample_rate_hz: int = SAMPLE_RATE_HZ) -> Waveform:
     plain = _read_plain_wav(path, sample_rate_hz)
     if plain is not None:
         return plain
-    source = _source(path)
-    command = _compile(ffmpeg.output(source, "pipe:1", format="f32le", map="0:a:0", ac=1, ar=sample_rate_hz))
-    with _running(command, path) as process:
-        content = b"".join(process.chunks())
-        process.finish()
-    return np.frombuffer(content[: len(content) // 4 * 4], np.float32).copy()
+    return np.concatenate([np.zeros(0, np.float32), *stream_audio(path, sample_rate_hz)])
 
 
 def stream_audio(path: Path, sample_rate_hz: int = SAMPLE_RATE_HZ) -> Iterator[Waveform]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from avatarlab.avatars import Avatar
     from avatarlab.models import ModelSet
 
-VERSIONS: Mapping[str, int] = {"tokens": 2, "audio": 1, "motion": 1, "face": 1, "video": 1}
+VERSIONS: Mapping[str, int] = {"tokens": 2, "audio": 1, "motion": 2, "face": 2, "video": 2}
 """Raised by hand when the code of a stage makes different bytes from the same inputs."""
 
 LINE_STAGES = ("tokens", "audio", "motion", "face")
@@ -92,6 +92,7 @@ class MotionItem:
 class FaceItem:
     key: str
     motion: Blob
+    emphasis: Blob
     avatar: str
     picture_digest: str
 
@@ -105,6 +106,7 @@ class SpokenPart:
     words: Blob
     windows: Blob
     corners: Blob
+    emphasis: Blob
 
 
 @dataclass(frozen=True)
@@ -322,16 +324,17 @@ def motion_item(audio: Action, avatar: "Avatar", made_with: Recipe) -> MotionIte
 
 
 def face_item(motion: Action, avatar: "Avatar", made_with: Recipe) -> FaceItem:
-    latents = motion.outputs["latents.npy"]
+    latents, emphasis = motion.outputs["latents.npy"], motion.outputs["emphasis.npy"]
     key = content_key(
         "face",
         VERSIONS["face"],
         motion=latents.sha256,
+        emphasis=emphasis.sha256,
         picture=avatar.picture_digest,
         renderer=made_with.renderer,
         numerics=made_with.numerics,
     )
-    return FaceItem(key, latents, avatar.id, avatar.picture_digest)
+    return FaceItem(key, latents, emphasis, avatar.id, avatar.picture_digest)
 
 
 def spoken_part(text: str, tokens: Action, audio: Action, face: Action) -> SpokenPart:
@@ -341,6 +344,7 @@ def spoken_part(text: str, tokens: Action, audio: Action, face: Action) -> Spoke
         tokens.outputs["words.json"],
         face.outputs["windows.mkv"],
         face.outputs["corners.npy"],
+        face.outputs["emphasis.npy"],
     )
 
 
@@ -391,4 +395,5 @@ def _part_inputs(part: SpokenPart | Silence) -> dict[str, object]:
         "words": part.words.sha256,
         "windows": part.windows.sha256,
         "corners": part.corners.sha256,
+        "emphasis": part.emphasis.sha256,
     }

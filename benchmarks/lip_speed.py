@@ -17,7 +17,7 @@ from avatarlab import SAMPLE_RATE_HZ
 from avatarlab.avatars import avatar_frames, load_avatar
 from avatarlab.compose import idle_path
 from avatarlab.errors import WorkerError
-from avatarlab.lips.paint import lip_references
+from avatarlab.lips.lip_images import lip_references
 from avatarlab.media import write_lossless
 from avatarlab.training.corpus import synthesise, write_wav
 from avatarlab.training.evaluate_lips import paint_clip
@@ -99,17 +99,16 @@ def work() -> None:
     size, count = lips.renderer.config.window[0], int(job["frames"])
     pictures = avatar_frames(load_avatar((), job["avatar"]))
     path = idle_path(count, len(pictures.frames))
-    frames, landmarks = pictures.frames[path], pictures.landmarks[path]
     with bench_threads(1), tempfile.TemporaryDirectory(prefix="avatarlab-bench-") as folder:
         rest = lip_references(lips.renderer, pictures.frames, pictures.landmarks)
         noise = np.random.default_rng(0).normal(size=(count, rest.shape[1]))
         latents = (rest[0] + rest.std() * noise).astype(np.float32)
-        paint_clip(lips, frames[:16], landmarks[:16], latents[:16])
+        paint_clip(lips, pictures, path[:16], latents[:16])
         sys.stdout.write("ready\n")
         sys.stdout.flush()
         sys.stdin.readline()
         started = time.perf_counter()
-        painted = paint_clip(lips, frames, landmarks, latents)
+        painted = paint_clip(lips, pictures, path, latents)
         drawn = time.perf_counter() - started
         write_lossless(Path(folder) / "windows.mkv", painted.windows)
         stored = time.perf_counter() - started

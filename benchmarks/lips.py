@@ -19,8 +19,9 @@ from avatarlab import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_VIDEO_FRAME
 from avatarlab.avatars import AvatarFrames, avatar_frames, load_avatar
 from avatarlab.compose import Segment, VideoSettings, draw_frames, idle_path
 from avatarlab.lips.diffdub import Motion, Renderer
+from avatarlab.lips.lip_images import lip_references
 from avatarlab.lips.lip_sync import lip_latents
-from avatarlab.lips.paint import Painted, PaintSettings, lip_references
+from avatarlab.lips.paint import PaintSettings
 from avatarlab.media import write_lossless
 from avatarlab.models import read_model_set
 from avatarlab.training.articulation import articulate
@@ -29,8 +30,10 @@ from avatarlab.training.corpus import SILENCE, Phone, Recording, read_wav, synth
 from avatarlab.training.evaluate_lips import (
     OPEN_RATIO,
     Lips,
+    Painted,
     Sitter,
     Utterance,
+    as_filmed,
     clip_masks,
     paint_clip,
     pause_frames,
@@ -292,7 +295,7 @@ def measure_outside(models: str | None, id: str, first: int | None = None) -> Ou
     with bench_threads():
         references = lip_references(lips.renderer, pictures.frames, pictures.landmarks)
         latents = lip_latents(lips.motion, spoken, references)
-        painted = paint_clip(lips, pictures.frames, pictures.landmarks, latents)
+        painted = paint_clip(lips, pictures, np.arange(count), latents)
     masks = clip_masks(lips, pictures.landmarks, *pictures.frames.shape[1:3])
     changed, inside, composed = 0, 0.0, 0
     for whole, frame, mask in zip(pasted(painted, pictures.frames), pictures.frames, masks, strict=True):
@@ -320,13 +323,14 @@ def _composed(
     """
     height, width = pictures.frames.shape[1:3]
     settings = VideoSettings(width=width, height=height)
+    living = as_filmed(pictures)
     count = 2 * len(pictures.frames) - 1
     path = idle_path(count, len(pictures.frames))
     with tempfile.TemporaryDirectory(prefix="avatarlab-bench-") as name:
         file = Path(name) / "windows.mkv"
         write_lossless(file, painted.windows[path])
-        still = draw_frames(pictures, [Segment(count)], settings)
-        spoken = draw_frames(pictures, [Segment(count, None, file, painted.corners[path])], settings)
+        still = draw_frames(living, [Segment(count)], settings)
+        spoken = draw_frames(living, [Segment(count, None, file, painted.corners[path])], settings)
         yield from zip(path.tolist(), still, spoken, strict=True)
 
 

@@ -22,7 +22,7 @@ from avatarlab.lips.mask import cut_window, mouth_window
 from avatarlab.training.articulation import BILABIALS, LABIODENTALS, articulate
 from avatarlab.training.corpus import SILENCE, Recording
 from avatarlab.training.evaluate_lips import Lips, Sitter, unseen_presenters
-from avatarlab.training.motion import load_spoken
+from avatarlab.training.hearings import load_spoken
 from avatarlab.training.mouth_opening import measure_mouth_opening
 from avatarlab.training.presenters import BUNDLED, Presenter, draw
 from avatarlab.training.styles import HELD_OUT

@@ -4,31 +4,28 @@ import io
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain, pairwise
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32
 
-from avatarlab import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_VIDEO_FRAME
+from avatarlab import SAMPLE_RATE_HZ
 from avatarlab.artifacts import Action, Artifacts
 from avatarlab.avatar_checks import validate_avatar
-from avatarlab.avatars import Avatar, avatar_frames, load_avatar
-from avatarlab.compose import Segment, VideoSettings, check_background, compose
-from avatarlab.errors import MediaError, WorkerError
-from avatarlab.execute import run_batch, store_recording, stream_tokens
-from avatarlab.keys import seed_from
-from avatarlab.lips.life import Living
-from avatarlab.media import read_audio, wav_stream, write_wav
+from avatarlab.avatars import Avatar, load_avatar
+from avatarlab.compose import VideoSettings, check_background, compose
+from avatarlab.errors import WorkerError
+from avatarlab.execute import dub_segments, run_batch, stream_tokens
+from avatarlab.media import wav_stream, write_wav
 from avatarlab.models import read_model_set
+from avatarlab.recording import Recording
 from avatarlab.stages import (
     Item,
     Line,
     Recipe,
     StageContext,
     audio_item,
-    face_item,
-    motion_item,
     recipe,
     tokens_item,
 )
@@ -37,9 +34,6 @@ from avatarlab.text import NO_LEXICON, Pause, Script, Sentence, read_lexicon, sp
 from avatarlab.text.front_end import front_end
 
 SENTENCES_AT_ONCE = 16
-LONGEST_PIECE_SECONDS = 10.0
-SHORTEST_PIECE_SECONDS = 4.0
-LOUDNESS_FRAMES = 5
 
 
 def speak(
@@ -118,50 +112,19 @@ def dub(
 ) -> float:
     """Writes a video of an avatar saying a recording; returns its length in seconds.
 
-    The recording is cut where it is quiet, into pieces of 4 to 10 seconds, so that memory stays flat. Raises MediaError
-    where it cannot be read.
+    Memory does not grow with the recording: mouths are drawn while the video is being written. Raises MediaError where it
+    cannot be read.
     """
     avatar = _avatar(avatars, avatar_id)
     chosen = background or avatar.background
     check_background(chosen)
-    waveform = read_audio(audio)
-    if not len(waveform):
-        raise MediaError(f"{audio.name} holds no sound", "give a recording")
-    waveform = np.pad(waveform, (0, -len(waveform) % SAMPLES_PER_VIDEO_FRAME))
-    with _workshop(models, avatars, device) as (context, made_with), tempfile.TemporaryDirectory() as name:
-        artifacts = Artifacts(open_store(context.store_uri))
-        cuts = quiet_pieces(waveform)
-        pieces = [store_recording(artifacts, waveform[start:end]) for start, end in cuts]
-        motion = _run("motion", [motion_item(piece, avatar, made_with) for piece in pieces], context)
-        faces = _run("face", [face_item(action, avatar, made_with) for action in motion], context)
-        segments = []
-        for index, ((start, end), face) in enumerate(zip(cuts, faces, strict=True)):
-            windows = Path(name) / f"{index}.mkv"
-            artifacts.fetch(face.outputs["windows.mkv"], windows)
-            corners = np.load(io.BytesIO(artifacts.read(face.outputs["corners.npy"])), allow_pickle=False)
-            frame_count = (end - start) // SAMPLES_PER_VIDEO_FRAME
-            segments.append(Segment(frame_count, waveform[start:end], windows, corners))
+    with _workshop(models, avatars, device) as (context, _), tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        recording = Recording.decoded(audio, folder / "recording.wav")
+        living, segments = dub_segments(recording, avatar, context, folder)
         settings = VideoSettings(background=chosen, title=audio.stem)
-        living = Living(avatar_frames(avatar), avatar.life, seed_from(avatar.picture_digest))
-        composed = compose(living, segments, settings, out, Path(name) / "poster.jpg")
+        composed = compose(living, segments, settings, out, folder / "poster.jpg")
     return composed.duration_seconds
-
-
-def quiet_pieces(waveform: Float32[np.ndarray, "s"]) -> list[tuple[int, int]]:
-    """Cuts a waveform of whole video frames into pieces of 4 to 10 seconds, each at its quietest place.
-
-    Returns sample ranges that tile it; the last piece may be shorter than 4 seconds.
-    """
-    frames = len(waveform) // SAMPLES_PER_VIDEO_FRAME
-    energy = np.square(waveform[: frames * SAMPLES_PER_VIDEO_FRAME]).reshape(frames, -1).mean(axis=1)
-    smooth = np.convolve(energy, np.ones(LOUDNESS_FRAMES) / LOUDNESS_FRAMES, mode="same") if frames else energy
-    longest, shortest = round(LONGEST_PIECE_SECONDS * FPS), round(SHORTEST_PIECE_SECONDS * FPS)
-    cuts = [0]
-    while frames - cuts[-1] > longest:
-        window = smooth[cuts[-1] + shortest : cuts[-1] + longest]
-        cuts.append(cuts[-1] + shortest + int(window.argmin()))
-    cuts.append(frames)
-    return [(start * SAMPLES_PER_VIDEO_FRAME, end * SAMPLES_PER_VIDEO_FRAME) for start, end in pairwise(cuts)]
 
 
 def _script(text: str, models: str | None, lexicon: Path | None) -> Script:

@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -288,17 +287,3 @@ def test_a_recording_is_dubbed_onto_an_avatar(run: Run, world: World, tmp_path: 
     assert info.frame_count == 51
     assert abs(info.audio_seconds - info.video_seconds) < 1 / 25
     assert run("dub", tmp_path / "nothing.wav", "-o", tmp_path / "out.mp4", *arguments).code == 2
-
-
-def test_a_long_recording_is_cut_where_it_is_quiet() -> None:
-    from flows.direct import quiet_pieces
-
-    waveform = np.full(16_000 * 25, 0.5, np.float32)
-    waveform[16_000 * 7 : 16_000 * 7 + 3200] = 0
-    pieces = quiet_pieces(waveform)
-    assert pieces[0][0] == 0
-    assert pieces[-1][1] == len(waveform)
-    assert all(end == start for (_, end), (start, _) in pairwise(pieces))
-    assert all((end - start) % 640 == 0 and end - start <= 160_000 for start, end in pieces)
-    assert 16_000 * 7 <= pieces[0][1] <= 16_000 * 7 + 3200
-    assert quiet_pieces(waveform[:640]) == [(0, 640)]

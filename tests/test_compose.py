@@ -1,7 +1,8 @@
 """What avatarlab.compose promises: nothing jumps, nothing drifts, and what is not a mouth stays as it is."""
 
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -378,3 +379,20 @@ class TestSettings:
         write_lossless(tmp_path / "a.mkv", avatar().frames)
         for background in ("#00ff7F", str(tmp_path / "a.png"), str(tmp_path / "a.mkv")):
             check_background(background)
+
+
+def test_mouths_may_be_drawn_while_the_video_is_written(tmp_path: Path) -> None:
+    stored = speaking(tmp_path, 5)
+    windows, corners = mouths(5)
+
+    @dataclass(frozen=True)
+    class Drawn:
+        window: np.ndarray
+        corner: tuple[int, int]
+
+    def draw() -> Iterator[Drawn]:
+        return (Drawn(window, (x, y)) for window, (x, y) in zip(windows, corners.tolist(), strict=True))
+
+    assert np.array_equal(drawn(avatar(), [stored]), drawn(avatar(), [Segment(5, None, draw)]))
+    with pytest.raises(MediaError, match="5 mouth windows for 6 video frames"):
+        drawn(avatar(), [Segment(6, None, draw)])

@@ -1,5 +1,6 @@
 """Importing published lips: DiffDub's two stages and HuBERT become a set that moves, or are refused by name."""
 
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 from avatarlab.artifacts import Artifacts
 from avatarlab.avatars import load_avatar
 from avatarlab.errors import SettingsError, WeightsError
-from avatarlab.execute import run_batch, store_recording
+from avatarlab.execute import run_batch
 from avatarlab.imports import LICENCE_FILE, import_models
 from avatarlab.imports_lips import FINGERPRINTS, fingerprint, refuse_other_lists
 from avatarlab.lips.diffdub import (
@@ -262,7 +263,10 @@ class TestRefusals:
 class TestMoving:
     def item(self, models: ModelSet, avatars: Path, store: Path) -> tuple[MotionItem, StageContext]:
         waveform = cartoon.speechlike(1.2)
-        made = store_recording(Artifacts(open_store(str(store))), waveform)
+        sound = io.BytesIO()
+        np.save(sound, waveform)
+        spoken = {"audio.npy": (sound.getvalue(), "application/x-npy")}
+        made = Artifacts(open_store(str(store))).commit("audio", "a" * 64, spoken, {})
         context = StageContext(str(store), models.path, models.set_digest, (avatars,))
         return motion_item(made, load_avatar([avatars], "cartoon"), recipe(models, "cpu")), context
 

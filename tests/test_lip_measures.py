@@ -10,11 +10,12 @@ import torch
 
 from avatarlab.errors import InputError
 from avatarlab.lips.diffdub import Motion, MotionConfig, Renderer, RendererConfig
-from avatarlab.lips.paint import Painted, PaintSettings
+from avatarlab.lips.paint import PaintSettings
 from avatarlab.training.articulation import articulate
 from avatarlab.training.corpus import Phone, Recording, write_wav
 from avatarlab.training.evaluate_lips import (
     Lips,
+    Painted,
     Sitter,
     clip_masks,
     evaluate_lips,
@@ -128,7 +129,7 @@ def test_shifting_a_sound_keeps_its_length_and_comes_back() -> None:
 def test_the_bench_ear_makes_no_mistake_on_true_mouths_in_voices_it_never_heard(tmp_path: Path) -> None:
     from avatarlab.training.evaluate_lips import Utterance
     from avatarlab.training.face_corpus import mouth_tracks
-    from avatarlab.training.motion import load_spoken
+    from avatarlab.training.hearings import load_spoken
     from benchmarks.lips import recorded
     from benchmarks.speech import LECTURE, lines_of
 

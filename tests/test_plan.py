@@ -36,8 +36,8 @@ RECIPE = Recipe(
 OUTPUTS = {
     "tokens": ("codes.npy", "words.json"),
     "audio": ("audio.npy",),
-    "motion": ("latents.npy",),
-    "face": ("windows.mkv", "corners.npy"),
+    "motion": ("latents.npy", "emphasis.npy"),
+    "face": ("windows.mkv", "corners.npy", "emphasis.npy"),
     "video": ("video.mp4", "captions.vtt", "captions.srt", "poster.jpg"),
 }
 

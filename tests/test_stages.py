@@ -90,6 +90,7 @@ def test_a_sentence_goes_through_every_stage_in_whole_video_frames(
     assert [load(context, action(each), "latents.npy").shape for each in motion] == [
         (count, tiny.STYLE) for count in frames
     ]
+    assert [load(context, action(each), "emphasis.npy").shape for each in motion] == [(count,) for count in frames]
     assert [load(context, action(each), "corners.npy").shape for each in face] == [(count, 2) for count in frames]
 
     parts = [

@@ -12,7 +12,7 @@ from avatarlab import FPS, SAMPLES_PER_VIDEO_FRAME
 from avatarlab.errors import InputError, SettingsError
 from avatarlab.lips.diffdub import Motion
 from avatarlab.lips.features import BANDS, Features, LogMel
-from avatarlab.lips.paint import PUBLISHED_REFERENCES
+from avatarlab.lips.lip_images import PUBLISHED_REFERENCES
 
 if TYPE_CHECKING:
     from avatarlab.lips.hubert import Hubert

@@ -51,6 +51,18 @@ def mouth_windows(landmarks: Float[np.ndarray, "f 68 2"]) -> tuple[Float[np.ndar
     return centers.astype(np.float32), WINDOW_SIDE * eye_distance
 
 
+def smoothed(landmarks: Float[np.ndarray, "f 68 2"], frames: float) -> Float[np.ndarray, "f 68 2"]:
+    """A Gaussian over time with this standard deviation, the ends repeated; 0 leaves the landmarks as they are."""
+    reach = int(np.ceil(3 * frames))
+    if reach == 0 or len(landmarks) == 1:
+        return np.asarray(landmarks, dtype=np.float32)
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / frames) ** 2)
+    weights /= weights.sum()
+    padded = np.pad(np.asarray(landmarks, dtype=np.float64), ((reach, reach), (0, 0), (0, 0)), mode="edge")
+    steady = sum(weight * padded[k : k + len(landmarks)] for k, weight in enumerate(weights))
+    return np.asarray(steady, dtype=np.float32)
+
+
 def cut_window(
     image: UInt8[np.ndarray, "h w 3"], center: tuple[float, float], side: float, size: int
 ) -> UInt8[np.ndarray, "size size 3"]:

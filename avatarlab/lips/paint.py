@@ -4,264 +4,214 @@ Everything outside the mask is bit-equal to the frame. Two geometries exist, cho
 the bundled one draws a window around the mouth, the published one a square around the face with the polygon mask.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Integer, UInt8
 from torch import Tensor
 
 from avatarlab.errors import AvatarError, InputError, SettingsError
 from avatarlab.lips.diffdub import Renderer
-from avatarlab.lips.mask import (
-    CORPUS_MARGIN,
-    LIP_CENTER_Y,
-    LIP_SIDE,
-    WINDOW_SIDE,
-    cut_window,
-    mouth_alpha,
-    mouth_windows,
-    polygon_mask,
-    published_lip_image,
-    to_window,
-    window_keep,
-)
+from avatarlab.lips.drawing import SOLVERS, Drawer
+from avatarlab.lips.life import Living
+from avatarlab.lips.lip_images import PUBLISHED_PX, squares, to_tensor
+from avatarlab.lips.mask import cut_window, mouth_alpha, polygon_mask, smoothed, to_window, window_keep
 
-CORPUS_PX = 112  # lip images are taken from windows of this size, in use and, after shrinking, in training
-PUBLISHED_PX = 256
-PUBLISHED_FACE_SIDE = 2.0  # of the larger side of the landmarks' box
-MOST_REFERENCES = 16
-PUBLISHED_REFERENCES = 75
+PUBLISHED_STEPS = 6  # of dpm++
+CHUNK_BATCHES = 4  # asked for at a time
+REMEMBERED_BYTES = 64 << 20  # of finished windows
+PRECISIONS_TORCH = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PRECISIONS = ("auto", *PRECISIONS_TORCH)
 SAME_PICTURE = 16 / 255  # where the drawing differs by less from the frame, the frame's own fine detail is kept
 
 
 @dataclass(frozen=True)
 class PaintSettings:
-    """`steps` denoising calls a frame (0: the renderer's own number, 1 bundled or 20 published); `smoothing_frames` is
-    the
-    standard deviation of the Gaussian that steadies the landmarks in time."""
+    """How mouths are drawn.
 
+    `solver` and `steps` as of `drawing.Drawer`; "" and 0 are the renderer's own: direct in 1 for the bundled one, dpm++ in
+    PUBLISHED_STEPS for the published. `smoothing_frames` is the standard deviation of the Gaussian that steadies the
+    landmarks in time. `precision` is float32, bfloat16, or auto: bfloat16 on a GPU.
+    """
+
+    solver: str = ""
     steps: int = 0
     smoothing_frames: float = 1.0
     seed: int = 0
     batch_size: int = 16
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, value in (("steps", self.steps), ("smoothing_frames", self.smoothing_frames), ("seed", self.seed)):
+            if value < 0:
+                raise SettingsError(f"renderer setting {name} is {value!r}", "give a number that is not negative")
+        if self.batch_size < 1:
+            raise SettingsError(f"renderer setting batch_size is {self.batch_size!r}", "give 1 or more")
+        if self.solver not in ("", *SOLVERS):
+            raise SettingsError(f"renderer setting solver is {self.solver!r}", f"use one of {', '.join(SOLVERS)}")
+        if self.precision not in PRECISIONS:
+            raise SettingsError(f"renderer setting precision is {self.precision!r}", f"use {', '.join(PRECISIONS)}")
 
     @staticmethod
     def of(settings: Mapping[str, object]) -> "PaintSettings":
-        """From a model set's renderer settings. Raises SettingsError for a name that is not one or a value out of
-        range.
-        """
-        known = [field.name for field in fields(PaintSettings)]
-        numbers: dict[str, float] = {}
+        """From a model set's renderer settings. Raises SettingsError for a name that is not one or a value out of range."""
+        known = {field.name: type(getattr(PaintSettings(), field.name)) for field in fields(PaintSettings)}
+        values: dict[str, Any] = {}
         for name, value in settings.items():
             if name not in known:
                 raise SettingsError(f"unknown renderer setting {name!r}", f"the settings are {', '.join(known)}")
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-                raise SettingsError(f"renderer setting {name} is {value!r}", "give a number that is not negative")
-            numbers[name] = value
-        default = PaintSettings()
-        return PaintSettings(
-            steps=int(numbers.get("steps", default.steps)),
-            smoothing_frames=float(numbers.get("smoothing_frames", default.smoothing_frames)),
-            seed=int(numbers.get("seed", default.seed)),
-            batch_size=max(1, int(numbers.get("batch_size", default.batch_size))),
-        )
+            is_text = known[name] is str
+            if isinstance(value, bool) or not isinstance(value, str if is_text else (int, float)):
+                raise SettingsError(
+                    f"renderer setting {name} is {value!r}",
+                    f"give a {'text' if is_text else 'number that is not negative'}",
+                )
+            values[name] = known[name](value)
+        return PaintSettings(**values)
+
+    def drawer(self, renderer: Renderer, noise: Float[Tensor, "1 3 n n"]) -> Drawer:
+        """Raises SettingsError for a solver or a number of steps that this renderer cannot take."""
+        windowed = renderer.config.window is not None
+        solver = self.solver or ("direct" if windowed else "dpm++")
+        steps = self.steps or (1 if windowed else 20 if solver == "ddim" else PUBLISHED_STEPS)
+        chosen = self.precision
+        if chosen == "auto":
+            chosen = "bfloat16" if next(renderer.parameters()).device.type == "cuda" else "float32"
+        return Drawer(renderer, noise, steps, solver, self.batch_size, PRECISIONS_TORCH[chosen])
 
 
-@dataclass(frozen=True)
-class Painted:
-    """Finished windows of one size and the pixel (x, y) of the frame where each one's top-left corner goes."""
+@dataclass(frozen=True, eq=False)
+class PaintedFrame:
+    """A finished window and the pixel (x, y) of the picture where its top-left corner goes.
 
-    windows: UInt8[np.ndarray, "f wh ww 3"]
-    corners: Int[np.ndarray, "f 2"]
+    `drawn` is false where there was no face to draw on: then the window is the picture's own."""
+
+    window: UInt8[np.ndarray, "side side 3"]
+    corner: tuple[int, int]
+    drawn: bool = True
 
 
-def paint(
-    renderer: Renderer,
-    settings: PaintSettings | Mapping[str, object],
-    frames: UInt8[np.ndarray, "f h w 3"],
-    landmarks: Float[np.ndarray, "f 68 2"],
-    latents: Float[np.ndarray, "n z"],
-    references: UInt8[np.ndarray, "r h2 w2 3"] | None = None,
-    reference_landmarks: Float[np.ndarray, "r 68 2"] | None = None,
-) -> Painted:
-    """Draws the mouths of `latents` into `frames` and returns the changed windows.
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """Where in one pose the mouth is: the centre of the renderer's square, its landmarks, and the window's corner."""
 
-    Without `references` every frame is its own reference, which is right where the frames show a closed mouth (an idle
-    clip). One reference serves all frames; as many as frames serve one each. All frames share one noise, drawn from the
-    seed, and the last batch is padded, so a frame does not depend on its neighbours. Raises InputError for lengths that
-    do not agree.
+    center: tuple[float, float]
+    landmarks: Float[np.ndarray, "68 2"]
+    corner: tuple[int, int]
+
+
+Asked = tuple[int, int, bytes]  # pose, level of emphasis, latent
+
+
+class Painter:
+    """Draws mouths into the pictures of one sitter; made once, it serves every sentence.
+
+    Landmarks are steadied along the idle loop, so a window depends on its pose, its level of emphasis and its latent and on
+    nothing else: what is asked for again, such as the closed mouth of a pause, is not drawn again while it is remembered.
+    All windows share one noise, drawn from the seed.
+
+    The bundled renderer takes each picture as its own reference, which is right for an idle loop with a closed mouth. The
+    published one gets a single reference, the pose nearest to the median of all.
     """
-    chosen = settings if isinstance(settings, PaintSettings) else PaintSettings.of(settings)
-    count = len(frames)
-    if not count == len(landmarks) == len(latents):
-        raise InputError(
-            f"{count} frames, {len(landmarks)} landmarks and {len(latents)} latents",
-            "give as many of each as there are frames",
-        )
-    if references is not None and (reference_landmarks is None or len(references) not in (1, count)):
-        raise InputError(f"{len(references)} references for {count} frames", "give one, or one for each frame")
-    size = renderer.config.window[0] if renderer.config.window else PUBLISHED_PX
-    steady = smoothed(landmarks, chosen.smoothing_frames)
-    centers, side = squares(renderer, steady)
-    own = references is None or reference_landmarks is None
-    if not own and references is not None and reference_landmarks is not None:
-        reference_centers, reference_side = squares(renderer, smoothed(reference_landmarks, chosen.smoothing_frames))
-    height, width = frames.shape[1:3]
-    box = min(int(np.ceil(side)) + 2, height, width)
-    corners = np.floor(centers - side / 2).astype(np.int64) - 1
-    corners = corners.clip(0, [width - box, height - box])
-    windows = np.empty((count, box, box, 3), np.uint8)
-    noise = torch.randn((1, 3, size, size), generator=torch.Generator().manual_seed(chosen.seed))
-    for chunk in _chunks(count, chosen.batch_size):
-        starts = [cut_window(frames[k], _point(centers[k]), side, size) for k in chunk]
-        if own or references is None:
-            shown = starts
-        else:
-            which = [k if len(references) > 1 else 0 for k in chunk]
-            shown = [cut_window(references[k], _point(reference_centers[k]), reference_side, size) for k in which]
-        masks = _masks(renderer, [to_window(steady[k], _point(centers[k]), side, size) for k in chunk], size)
-        drawn = _draw(renderer, chosen, starts, shown, latents[chunk], masks, noise)
-        for k, start, picture, mask in zip(chunk, starts, drawn, masks, strict=True):
-            offset = corners[k] + 0.5 - (centers[k] - side / 2)
-            patch = frames[k, corners[k, 1] : corners[k, 1] + box, corners[k, 0] : corners[k, 0] + box]
-            alpha = (
-                _window_alpha(offset, box, side) if renderer.config.window else _polygon_alpha(mask, offset, box, side)
+
+    def __init__(self, renderer: Renderer, settings: PaintSettings, sitter: Living) -> None:
+        """Raises AvatarError where the sitter has no face in any pose."""
+        self.renderer, self.settings, self.sitter = renderer, settings, sitter
+        self._size = renderer.config.window[0] if renderer.config.window else PUBLISHED_PX
+        self._found = np.array([sitter.face_found(index) for index in range(len(sitter))])
+        if not self._found.any():
+            raise AvatarError("no face was found in any frame", "use a picture of one person who looks at us")
+        own = np.stack([sitter.landmarks(index, 0) for index in range(len(sitter))]).astype(np.float32)
+        self._moved_by_smoothing = smoothed(own, settings.smoothing_frames) - own
+        _, self._side = squares(renderer, own + self._moved_by_smoothing)
+        self._box = min(int(np.ceil(self._side)) + 2, *sitter.shape)
+        noise = torch.randn((1, 3, self._size, self._size), generator=torch.Generator().manual_seed(settings.seed))
+        self._drawer = settings.drawer(renderer, noise)
+        self._reference: Float[Tensor, "1 3 n n"] | None = None
+        if renderer.config.window is None:
+            seen = np.flatnonzero(self._found)
+            spread = np.square(own[seen] - np.median(own[seen], axis=0)).sum(axis=(1, 2))
+            self._reference = to_tensor([self._square(int(seen[spread.argmin()]), 0)], renderer)
+        self._remembered: OrderedDict[Asked, PaintedFrame] = OrderedDict()
+        self._room = max(1, REMEMBERED_BYTES // (3 * self._box**2))
+
+    def paint(
+        self, poses: Int[np.ndarray, "f"], emphasis: Integer[np.ndarray, "f"], latents: Float[np.ndarray, "n z"]
+    ) -> Iterator[PaintedFrame]:
+        """One finished window for each video frame, in order; memory does not grow with their number.
+
+        Raises InputError where the lengths do not agree.
+        """
+        if not len(poses) == len(emphasis) == len(latents):
+            raise InputError(
+                f"{len(poses)} poses, {len(emphasis)} levels of emphasis and {len(latents)} latents",
+                "give as many of each as there are frames",
             )
-            windows[k] = _composited(patch, start, picture, alpha, offset, side)
-    return Painted(windows, corners)
+        at_once = self.settings.batch_size * CHUNK_BATCHES
+        for first in range(0, len(poses), at_once):
+            chunk = range(first, min(first + at_once, len(poses)))
+            asked = [(int(poses[k]), int(emphasis[k]), latents[k].tobytes()) for k in chunk]
+            wanted = dict(zip(asked, chunk, strict=True))
+            new = [(one, latents[k]) for one, k in wanted.items() if one not in self._remembered]
+            for at in range(0, len(new), self.settings.batch_size):
+                self._draw(new[at : at + self.settings.batch_size])
+            for one in asked:
+                self._remembered.move_to_end(one)
+                yield self._remembered[one]
+            while len(self._remembered) > self._room:
+                self._remembered.popitem(last=False)
 
+    def _draw(self, batch: Sequence[tuple[Asked, Float[np.ndarray, "z"]]]) -> None:
+        faces = [(one, latent) for one, latent in batch if self._found[one[0]]]
+        for (index, level, latent), _ in batch:
+            if not self._found[index]:
+                corner = self._place(index, level).corner
+                self._remembered[index, level, latent] = PaintedFrame(self._patch(index, level, corner), corner, False)
+        if not faces:
+            return
+        places = [self._place(index, level) for (index, level, _), _ in faces]
+        starts = [self._square(index, level) for (index, level, _), _ in faces]
+        masks = [self._mask(place) for place in places]
+        start, keep = to_tensor(starts, self.renderer), 1 - torch.from_numpy(np.stack(masks)[:, None]).float()
+        z = torch.from_numpy(np.stack([latent for _, latent in faces]).astype(np.float32))
+        drawn = self._drawer.draw(start, start if self._reference is None else self._reference, keep, z)
+        pictures = ((drawn.permute(0, 2, 3, 1).float().cpu().numpy() + 1) / 2).clip(0, 1)
+        for (one, _), place, start_px, picture, mask in zip(faces, places, starts, pictures, masks, strict=True):
+            offset = np.array(place.corner) + 0.5 - (np.array(place.center) - self._side / 2)
+            patch = self._patch(one[0], one[1], place.corner)
+            if self.renderer.config.window:
+                alpha = _window_alpha(offset, self._box, self._side)
+            else:
+                alpha = _polygon_alpha(mask, offset, self._box, self._side)
+            window = _composited(patch, start_px, picture, alpha, offset, self._side)
+            self._remembered[one] = PaintedFrame(window, place.corner)
 
-def lip_references(
-    renderer: Renderer, frames: UInt8[np.ndarray, "f h w 3"], landmarks: Float[np.ndarray, "f 68 2"]
-) -> Float[np.ndarray, "r z"]:
-    """Latents of the avatar's own lips, from frames spread over the clip (the first 75 for the published networks)."""
-    if len(frames) == 0:
-        raise AvatarError("the avatar has no frames", "give a picture or a clip")
-    if renderer.config.window is None:
-        chosen = np.arange(min(len(frames), PUBLISHED_REFERENCES))
-    else:
-        chosen = np.unique(np.linspace(0, len(frames) - 1, MOST_REFERENCES).round().astype(int))
-    with torch.inference_mode():
-        images = lip_inputs(renderer, frames[chosen], landmarks[chosen])
-        return np.concatenate([renderer.encode_lips(part).float().cpu().numpy() for part in images.split(16)])
+    def _place(self, index: int, level: int) -> _Place:
+        marks = self.sitter.landmarks(index, level) + self._moved_by_smoothing[index]
+        center = squares(self.renderer, marks[None])[0][0]
+        height, width = self.sitter.shape
+        corner = np.clip(np.floor(center - self._side / 2) - 1, 0, [width - self._box, height - self._box]).astype(int)
+        return _Place((float(center[0]), float(center[1])), marks, (int(corner[0]), int(corner[1])))
 
+    def _square(self, index: int, level: int) -> UInt8[np.ndarray, "n n 3"]:
+        """The part of the picture that the renderer sees, at the renderer's size."""
+        return cut_window(self.sitter.picture(index, level), self._place(index, level).center, self._side, self._size)
 
-def lip_inputs(
-    renderer: Renderer, frames: UInt8[np.ndarray, "f h w 3"], landmarks: Float[np.ndarray, "f 68 2"]
-) -> Float[Tensor, "f 3 k k"]:
-    """What the renderer's semantic encoder looks at, in [-1, 1], on the renderer's device."""
-    centers, side = squares(renderer, landmarks)
-    if renderer.config.window is None:
-        cut = [
-            cut_window(image, _point(center), side, PUBLISHED_PX) for image, center in zip(frames, centers, strict=True)
-        ]
-        points = [to_window(marks, _point(c), side, PUBLISHED_PX) for marks, c in zip(landmarks, centers, strict=True)]
-        return _tensor([published_lip_image(image, marks) for image, marks in zip(cut, points, strict=True)], renderer)
-    margin = side * CORPUS_MARGIN
-    cut = [cut_window(image, _point(center), margin, CORPUS_PX) for image, center in zip(frames, centers, strict=True)]
-    return lip_images(_tensor(cut, renderer), renderer.config.window[1], CORPUS_MARGIN)
+    def _patch(self, index: int, level: int, corner: tuple[int, int]) -> UInt8[np.ndarray, "side side 3"]:
+        x, y = corner
+        return self.sitter.picture(index, level)[y : y + self._box, x : x + self._box].copy()
 
-
-def lip_images(
-    windows: Float[Tensor, "b 3 n n"], size: int, margin: float, rng: np.random.Generator | None = None
-) -> Float[Tensor, "b 3 size size"]:
-    """Bundled lip images out of mouth windows that are `margin` times wider than the window drawn.
-
-    With `rng`, each is shifted, scaled and turned a little, so that in training the latent tells the mouth's shape, not
-    its place.
-    """
-    if windows.shape[2] > CORPUS_PX:
-        windows = F.interpolate(windows, size=CORPUS_PX, mode="area")
-    b = len(windows)
-    scale = np.full(b, LIP_SIDE / WINDOW_SIDE / margin)
-    shift = np.tile([0.0, 2 * LIP_CENTER_Y / WINDOW_SIDE / margin], (b, 1))
-    angle = np.zeros(b)
-    if rng is not None:
-        scale = scale * np.exp(rng.normal(0, 0.04, b))
-        shift = shift + rng.normal(0, 0.03, (b, 2))
-        angle = rng.normal(0, 0.05, b)
-    matrix = np.zeros((b, 2, 3))
-    matrix[:, 0, 0] = matrix[:, 1, 1] = scale * np.cos(angle)
-    matrix[:, 0, 1], matrix[:, 1, 0] = -scale * np.sin(angle), scale * np.sin(angle)
-    matrix[:, :, 2] = shift
-    grid = F.affine_grid(torch.from_numpy(matrix).float(), [b, 3, size, size], align_corners=False).to(windows.device)
-    return F.grid_sample(windows, grid, mode="bilinear", padding_mode="border", align_corners=False)
-
-
-def smoothed(landmarks: Float[np.ndarray, "f 68 2"], frames: float) -> Float[np.ndarray, "f 68 2"]:
-    """A Gaussian over time with this standard deviation, the ends repeated; 0 leaves the landmarks as they are."""
-    reach = int(np.ceil(3 * frames))
-    if reach == 0 or len(landmarks) == 1:
-        return np.asarray(landmarks, dtype=np.float32)
-    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / frames) ** 2)
-    weights /= weights.sum()
-    padded = np.pad(np.asarray(landmarks, dtype=np.float64), ((reach, reach), (0, 0), (0, 0)), mode="edge")
-    steady = sum(weight * padded[k : k + len(landmarks)] for k, weight in enumerate(weights))
-    return np.asarray(steady, dtype=np.float32)
-
-
-def squares(renderer: Renderer, landmarks: Float[np.ndarray, "f 68 2"]) -> tuple[Float[np.ndarray, "f 2"], float]:
-    """Centres (x, y) and the one side of the squares the renderer works on."""
-    if renderer.config.window is not None:
-        return mouth_windows(landmarks)
-    low, high = landmarks.min(axis=1), landmarks.max(axis=1)
-    side = PUBLISHED_FACE_SIDE * float(np.median((high - low).max(axis=1)))
-    return ((low + high) / 2).astype(np.float32), side
-
-
-def _point(center: Float[np.ndarray, "2"]) -> tuple[float, float]:
-    return float(center[0]), float(center[1])
-
-
-def _chunks(count: int, size: int) -> Iterator[list[int]]:
-    for first in range(0, count, size):
-        yield list(range(first, min(first + size, count)))
-
-
-def _tensor(images: Sequence[UInt8[np.ndarray, "h w 3"]], renderer: Renderer) -> Float[Tensor, "b 3 h w"]:
-    device = next(renderer.parameters()).device
-    return torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def _masks(
-    renderer: Renderer, landmarks: Sequence[Float[np.ndarray, "68 2"]], size: int
-) -> list[Float[np.ndarray, "n n"]]:
-    """1 where the renderer draws, for each frame."""
-    if renderer.config.window is not None:
-        return [1 - window_keep(size)] * len(landmarks)
-    return [polygon_mask(points, 30, size).astype(np.float32) for points in landmarks]
-
-
-def _draw(
-    renderer: Renderer,
-    settings: PaintSettings,
-    starts: Sequence[UInt8[np.ndarray, "n n 3"]],
-    references: Sequence[UInt8[np.ndarray, "n n 3"]],
-    latents: Float[np.ndarray, "b z"],
-    masks: Sequence[Float[np.ndarray, "n n"]],
-    noise: Float[Tensor, "1 3 n n"],
-) -> Float[np.ndarray, "b n n 3"]:
-    """Drawn squares in 0..1."""
-    count = len(starts)
-    # Kernels differ with the batch size in the last bits; a full batch every time keeps a frame's pixels its own.
-    padded = [*range(count), *[count - 1] * (settings.batch_size - count)]
-    start = _tensor([starts[k] for k in padded], renderer)
-    reference = _tensor([references[k] for k in padded], renderer)
-    keep = 1 - torch.from_numpy(np.stack([masks[k] for k in padded])[:, None]).float().to(start.device)
-    z = torch.from_numpy(np.asarray(latents, dtype=np.float32)[padded]).to(start.device)
-    noise = noise.to(start.device)
-    with torch.inference_mode():
-        if renderer.config.prediction == "sample":
-            drawn = renderer.sample(start, reference, keep, noise, z, settings.steps or 1)
-        else:
-            drawn = renderer.ddim(
-                start, reference, keep.expand_as(start), noise.expand_as(start), z, settings.steps or 20
-            )
-    return ((drawn[:count].permute(0, 2, 3, 1).float().cpu().numpy() + 1) / 2).clip(0, 1)
+    def _mask(self, place: _Place) -> Float[np.ndarray, "n n"]:
+        """1 where the renderer draws."""
+        if self.renderer.config.window is not None:
+            return 1 - window_keep(self._size)
+        points = to_window(place.landmarks, place.center, self._side, self._size)
+        return polygon_mask(points, 30, self._size).astype(np.float32)
 
 
 def _window_alpha(offset: Float[np.ndarray, "2"], box: int, side: float) -> Float[np.ndarray, "box box"]:

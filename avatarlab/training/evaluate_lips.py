@@ -9,13 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from avatarlab import FPS
+from avatarlab.avatars import AvatarFrames
 from avatarlab.lips.diffdub import Motion, Renderer
+from avatarlab.lips.life import LifeSettings, Living
+from avatarlab.lips.lip_images import lip_references
 from avatarlab.lips.lip_sync import lip_latents
-from avatarlab.lips.mask import CORPUS_MARGIN, mouth_alpha, mouth_windows, window_keep
-from avatarlab.lips.paint import Painted, PaintSettings, lip_references, paint, smoothed
+from avatarlab.lips.mask import CORPUS_MARGIN, mouth_alpha, mouth_windows, smoothed, window_keep
+from avatarlab.lips.paint import Painter, PaintSettings
 from avatarlab.training.corpus import SILENCE, Recording
 from avatarlab.training.face_corpus import draw_window, mouth_tracks, random_mouth, random_pose
 from avatarlab.training.hearings import POSTURE, load_spoken
@@ -100,14 +103,26 @@ def best_lag(
     return best if best[0] > -1 else (0.0, 0)
 
 
+@dataclass(frozen=True, eq=False)
+class Painted:
+    """Finished windows and the pixel (x, y) of the picture where each one's top-left corner goes."""
+
+    windows: UInt8[np.ndarray, "f side side 3"]
+    corners: Int[np.ndarray, "f 2"]
+
+
+def as_filmed(pictures: AvatarFrames) -> Living:
+    """A presenter who does nothing but what the pictures show."""
+    return Living(pictures, LifeSettings(blinks=False, sway=0.0, breath=0.0, expression=0.0), seed=0)
+
+
 def paint_clip(
-    lips: Lips,
-    frames: UInt8[np.ndarray, "f h w 3"],
-    landmarks: Float[np.ndarray, "f 68 2"],
-    latents: Float[np.ndarray, "f z"],
+    lips: Lips, pictures: AvatarFrames, poses: Int[np.ndarray, "f"], latents: Float[np.ndarray, "f z"]
 ) -> Painted:
-    """Finished windows of a clip whose frames are their own references, as the product draws them."""
-    return paint(lips.renderer, lips.settings, frames, landmarks, latents)
+    """Finished windows over the pictures `poses`, which are their own references, as the product draws them."""
+    painter = Painter(lips.renderer, lips.settings, as_filmed(pictures))
+    frames = list(painter.paint(poses, np.zeros(len(poses), np.uint8), latents))
+    return Painted(np.stack([frame.window for frame in frames]), np.array([frame.corner for frame in frames]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,13 +140,9 @@ class Sitter:
         return Sitter(still.image, marks, lip_references(lips.renderer, still.image[None], marks[None]))
 
     def paint(self, lips: Lips, latents: Float[np.ndarray, "f z"]) -> Painted:
-        """Every latent drawn into the same picture; equal ones are drawn once, which gives the same windows."""
-        distinct, which = np.unique(latents, axis=0, return_inverse=True)
-        count = len(distinct)
-        frames = np.broadcast_to(self.image[None], (count, *self.image.shape))
-        painted = paint_clip(lips, frames, np.repeat(self.landmarks[None], count, axis=0), distinct)
-        which = which.reshape(-1)
-        return Painted(painted.windows[which], painted.corners[which])
+        """Every latent drawn into the same picture."""
+        pictures = AvatarFrames(self.image[None], None, self.landmarks[None], np.ones(1, bool))
+        return paint_clip(lips, pictures, np.zeros(len(latents), np.int64), latents)
 
     def openings(self, lips: Lips, latents: Float[np.ndarray, "f z"]) -> Float[np.ndarray, "f"]:
         return openings(self.paint(lips, latents), self.landmarks)

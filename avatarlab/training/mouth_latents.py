@@ -15,8 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from avatarlab.lips.diffdub import Renderer
+from avatarlab.lips.lip_images import lip_images
 from avatarlab.lips.mask import CORPUS_MARGIN
-from avatarlab.lips.paint import lip_images
 from avatarlab.training.face_corpus import draw_window, random_mouth, random_pose
 from avatarlab.training.hearings import POSTURE, Posture, posture
 from avatarlab.training.loop import Progress, learning_rate, set_learning_rate

@@ -46,8 +46,8 @@ from avatarlab.errors import AvatarLabError, InputError, SettingsError
 from avatarlab.lips import face
 from avatarlab.lips.diffdub import Renderer
 from avatarlab.lips.features import log_mel
-from avatarlab.lips.mask import CORPUS_MARGIN, cut_window, mouth_windows, to_window
-from avatarlab.lips.paint import lip_images, smoothed
+from avatarlab.lips.lip_images import lip_images
+from avatarlab.lips.mask import CORPUS_MARGIN, cut_window, mouth_windows, smoothed, to_window
 from avatarlab.media import probe, read_frames, read_image, stream_audio
 from avatarlab.training.face_corpus import WINDOW_PX
 from avatarlab.training.loop import Progress

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from avatarlab.errors import InputError
 from avatarlab.lips import sampler
 from avatarlab.lips.diffdub import Renderer, RendererConfig
+from avatarlab.lips.lip_images import lip_images
 from avatarlab.lips.mask import CORPUS_MARGIN, WINDOW_SIDE, window_keep
-from avatarlab.lips.paint import lip_images
 from avatarlab.training.loop import (
     MovingAverage,
     Progress,
