@@ -6,7 +6,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Bool, Float32, UInt8
 
 from avatarlab import FPS, SAMPLE_RATE_HZ
 from avatarlab.avatars import (
@@ -16,6 +16,7 @@ from avatarlab.avatars import (
     no_face,
     picture_frames,
     read_landmarks,
+    whole_picture,
 )
 from avatarlab.errors import AvatarError, InputError, MediaError, SettingsError
 from avatarlab.lips import face
@@ -54,7 +55,9 @@ class Finding:
 
 
 def check_avatar(avatar: Avatar, listener: "Listener | None" = None) -> list[Finding]:
-    """Look at the first frame of the picture and at the voice, in seconds and without an engine.
+    """Look at the picture and at the voice, in seconds and without an engine.
+
+    Of a clip with landmarks.npy one frame is looked at; in one without, the face is followed through all of them.
 
     With a `listener` its speech model also hears whether the voice clip says the transcript, in another second."""
     return [*_found("picture", _check_picture(avatar)), *check_voice(avatar, listener)]
@@ -112,24 +115,79 @@ def _check_picture(avatar: Avatar) -> Iterator[Finding]:
             yield Finding("error", "matte", "the matte is not as long and as large as the picture", "make both alike")
             return
     if avatar.landmarks is not None:
-        points = read_landmarks(avatar, count)
-        finding = _check_landmarks(points, frame)
+        points, found = read_landmarks(avatar, count)
+        seen = int(found.argmax())
+        frame = next(islice(picture_frames(avatar), seen, None))
+        finding = _check_landmarks(points, frame, seen)
         yield finding
         if finding.level == "error":
             return
-        landmarks = points[0]
     else:
-        seen = face.find_landmarks(frame)
-        if seen is None:
+        frames = whole_picture(avatar)
+        points, found = face.track_landmarks(frames)
+        if not found.any():
             error = no_face(avatar)
             yield Finding("error", "face", error.message, error.remedy)
             return
-        yield Finding("ok", "face", "a face was found")
-        landmarks = seen
-    yield from _check_pose(landmarks, frame)
+        seen = int(found.argmax())
+        frame = frames[seen]
+        yield Finding("ok", "face", f"a face was found by {face.finder()}")
+    yield from _check_others(points[seen], frame, avatar.landmarks is not None)
+    yield from _check_missing(points, found)
+    yield from _check_pose(points[seen], frame)
 
 
-def _check_landmarks(points: Float32[np.ndarray, "n 68 2"], frame: UInt8[np.ndarray, "h w 3"]) -> Finding:
+def _check_others(
+    landmarks: Float32[np.ndarray, "68 2"], frame: UInt8[np.ndarray, "h w 3"], told: bool
+) -> Iterator[Finding]:
+    boxes = face.find_faces(frame)
+    if len(boxes) < 2:
+        return
+    x, y = landmarks[27:48].mean(0)
+    number = next((number for number, box in enumerate(boxes, 1) if box.holds(float(x), float(y))), None)
+    if number is None:
+        return
+    chosen = "landmarks.npy describes" if told else "the largest is taken:"
+    place = face_place(boxes, number)
+    remedy = "" if told else "give a picture of one person, or name the face with `avatarlab avatars add --face`"
+    yield Finding("ok" if told else "warning", "faces", f"there are {len(boxes)} faces; {chosen} {place}", remedy)
+
+
+def face_place(boxes: Sequence[face.FaceBox], number: int) -> str:
+    """A face box in words; numbers count from the largest, which is 1."""
+    box = boxes[number - 1]
+    return f"face {number}, {box.width}x{box.height} pixels around {box.center[0]:.0f},{box.center[1]:.0f}"
+
+
+def _check_missing(points: Float32[np.ndarray, "n 68 2"], found: Bool[np.ndarray, "n"]) -> Iterator[Finding]:
+    count, missing = len(found), int((~found).sum())
+    if missing > count / 2:
+        yield Finding(
+            "error",
+            "frames",
+            f"{missing} of {count} frames have no face; at most half may",
+            "cut the clip to where the face is seen",
+        )
+        return
+    if missing:
+        yield Finding(
+            "warning",
+            "frames",
+            f"{missing} of {count} frames have no face; nothing is drawn into them",
+            "cut the clip to where the face is seen",
+        )
+    turned = int((found & (np.abs([face.yaw_degrees(frame) for frame in points]) > face.TURNED_DEGREES)).sum())
+    if count > 1 and turned:
+        yield Finding(
+            "warning",
+            "frames",
+            f"in {turned} of {count} frames the head is turned by more than {face.TURNED_DEGREES:.0f} degrees: "
+            "the mouth fades there",
+            "use a clip of one who looks at us",
+        )
+
+
+def _check_landmarks(points: Float32[np.ndarray, "n 68 2"], frame: UInt8[np.ndarray, "h w 3"], seen: int) -> Finding:
     inner = points[:, 17:]  # the jaw may leave the picture
     inside = (inner >= 0).all() and (inner < [frame.shape[1], frame.shape[0]]).all()
     upright = bool((points[:, 60:68, 1].mean(1) > points[:, 36:48, 1].mean(1)).all())
@@ -140,9 +198,9 @@ def _check_landmarks(points: Float32[np.ndarray, "n 68 2"], frame: UInt8[np.ndar
             "landmarks.npy does not describe an upright face inside the picture",
             "give x and y in pixels of the picture, in iBUG order; or remove it",
         )
-    box = face.find_face(frame)
-    x, y = points[0, 27:48].mean(0)
-    if box is not None and not (box.x <= x <= box.x + box.width and box.y <= y <= box.y + box.height):
+    boxes = face.find_faces(frame)
+    x, y = (float(value) for value in points[seen, 27:48].mean(0))
+    if boxes and not any(box.holds(x, y) for box in boxes):
         return Finding("warning", "landmarks", "a face was seen elsewhere than landmarks.npy says", "check them")
     return Finding("ok", "landmarks", f"{len(points)} frames of 68 points")
 

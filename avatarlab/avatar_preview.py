@@ -25,7 +25,8 @@ def draw_preview(
     """The picture, scaled to where details can be seen, with what was found in it.
 
     The boxes carry the numbers that `--face` takes, the largest face is 1; yellow is the one taken, others are grey. The
-    mouth window is a blue square, what will be drawn is tinted by the mask's own alpha, landmarks are green."""
+    mouth window is a blue square, what will be drawn is tinted by the mask's own alpha, landmarks are green. Without
+    landmarks, rulers count pixels of the picture, so that a person can give some."""
     scale = min(LARGEST_PREVIEW_SIDE / max(image.shape[:2]), max(1.0, SMALLEST_PREVIEW_SIDE / max(image.shape[:2])))
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     drawn = cv2.resize(image, None, fx=scale, fy=scale, interpolation=how)
@@ -43,6 +44,8 @@ def draw_preview(
         )
     if landmarks is not None:
         _draw_points(drawn, landmarks * scale, thick)
+    else:
+        _draw_rulers(drawn, scale)
     return drawn
 
 
@@ -64,3 +67,17 @@ def _draw_points(drawn: UInt8[np.ndarray, "h w 3"], landmarks: Float32[np.ndarra
             cv2.polylines(drawn, [sixteenths[list(part)]], closed, _POINT, 1, cv2.LINE_AA, 4)
     for x, y in sixteenths:
         cv2.circle(drawn, (int(x), int(y)), 24 * thick, _POINT, -1, cv2.LINE_AA, 4)
+
+
+def _draw_rulers(drawn: UInt8[np.ndarray, "h w 3"], scale: float) -> None:
+    step = next(step for step in (20, 50, 100, 200, 500, 1000) if step * scale >= 50 or step == 1000)
+    height, width = drawn.shape[:2]
+    for value in range(0, round(max(height, width) / scale), step):
+        at = round(value * scale)
+        for start, end, place in (
+            ((at, 0), (at, height), (at + 2, 12)),
+            ((0, at), (width, at), (2, at - 3)),
+        ):
+            cv2.line(drawn, start, end, _OTHER_BOX, 1)
+            for colour, thick in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+                cv2.putText(drawn, str(value), place, cv2.FONT_HERSHEY_SIMPLEX, 0.4, colour, thick, cv2.LINE_AA)

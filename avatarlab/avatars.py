@@ -4,7 +4,8 @@
     picture.mp4     an idle clip with a closed mouth, played forwards and backwards; or picture.png, .jpg, .webp
     voice.wav       3 to 15 seconds, one voice, saying the transcript and nothing else
     voice_state.safetensors   optional: the voice as `avatarlab voices tune` has learned it (see `speech.voice_state`)
-    landmarks.npy   optional: float (n, 68, 2), one row per frame of the picture; found by `lips.face` when missing
+    landmarks.npy   optional: float (n, 68, 2), one row per frame of the picture, not-a-number where no face is in it;
+                    found by `lips.face` when missing
     matte.mp4       optional: grey, white where the presenter is; or matte.png; or the opacity of picture.png
 
 Clips count 25 frames per second; others are converted when they are read.
@@ -58,7 +59,7 @@ class Avatar:
 
     `background` is `#rrggbb` or the path of an image in the bundle. The digests are sha256 over what a stage uses:
     `voice_digest` the voice clip and its transcript; `state_digest` the tuned voice, "" without one; `picture_digest`
-    what the living presenter is made of: picture, landmarks (or the version of the code that finds them), matte, life;
+    what the living presenter is made of: picture, landmarks (or what finds them, and its version), matte, life;
     `matte_digest` the matte file alone, "" without one. `state_tuned_for` is the sha256 of the Small-E weights that the
     tuned voice fits."""
 
@@ -103,13 +104,18 @@ def load_avatar(roots: Sequence[Path], id: str) -> Avatar:
 
     Raises `AvatarError` for an id that is not one, an unknown avatar, missing files, and an `avatar.toml` that cannot
     be read or holds unknown keys."""
-    if not _ID.fullmatch(id):
-        raise AvatarError(f"{id[:80]!r} is not the id of an avatar", "use letters, digits, '.', '_' and '-'")
+    check_id(id)
     for root in _with_bundled(roots):
         if (root / id / "avatar.toml").is_file():
-            return _load(root / id, id)
+            return read_bundle(root / id, id)
     known = ", ".join(list_avatars(roots)) or "none"
     raise AvatarError(f"there is no avatar {id!r}", f"there are: {known}; or name a folder of avatars with --avatars")
+
+
+def check_id(id: str) -> None:
+    """Raise `AvatarError` for what cannot be the name of a bundle's folder."""
+    if not _ID.fullmatch(id):
+        raise AvatarError(f"{id[:80]!r} is not the id of an avatar", "use letters, digits, '.', '_' and '-'")
 
 
 def list_avatars(roots: Sequence[Path]) -> tuple[str, ...]:
@@ -134,7 +140,8 @@ def _with_bundled(roots: Sequence[Path]) -> list[Path]:
     return [*roots, BUNDLED]
 
 
-def _load(folder: Path, id: str) -> Avatar:
+def read_bundle(folder: Path, id: str) -> Avatar:
+    """The bundle in a folder of any name; raises as `load_avatar`."""
     try:
         with (folder / "avatar.toml").open("rb") as file:
             told = tomllib.load(file)
@@ -184,7 +191,9 @@ def _load(folder: Path, id: str) -> Avatar:
         voice=voice,
         voice_digest=_digest(transcript.encode(), voice),
         # the matte decides the colours along the presenter's edge, so it belongs to the picture
-        picture_digest=_digest(picture, landmarks or f"face {face.VERSION}".encode(), matte or b"", life.digest_part()),
+        picture_digest=_digest(
+            picture, landmarks or f"face {face.finder()}".encode(), matte or b"", life.digest_part()
+        ),
         matte_digest=_digest(matte) if matte else "",
         state_digest=_digest(state) if state else "",
         state_tuned_for=_tuned_for(id, state) if state else "",
@@ -246,8 +255,7 @@ def avatar_frames(avatar: Avatar) -> AvatarFrames:
     background there; those pixels get the colour of the presenter beside them, or a rim would be seen before any other
     background. (In a picture with opacity of its own, colours are unmixed already.)
     Raises `AvatarError` where they do not fit together or hold no face, `MediaError` for files that cannot be read."""
-    clip_frame_count(avatar)
-    frames = _even(_stack(picture_frames(avatar), avatar.picture.name))
+    frames = whole_picture(avatar)
     count, height, width = frames.shape[:3]
     matte = _matte(avatar)
     if matte is not None:
@@ -263,12 +271,18 @@ def avatar_frames(avatar: Avatar) -> AvatarFrames:
             for frame, opacity in zip(frames, matte, strict=True):
                 _clean_edges(frame, opacity)
     if avatar.landmarks is not None:
-        landmarks, found = read_landmarks(avatar, count), np.ones(count, bool)
+        landmarks, found = read_landmarks(avatar, count)
     else:
         landmarks, found = face.track_landmarks(frames)
         if not found.any():
             raise no_face(avatar)
     return AvatarFrames(frames=frames, matte=matte, landmarks=landmarks, face_found=found)
+
+
+def whole_picture(avatar: Avatar) -> UInt8[np.ndarray, "n h w 3"]:
+    """All frames, without odd last rows and columns. Raises `AvatarError` for more than fit into memory."""
+    clip_frame_count(avatar)
+    return _even(_stack(picture_frames(avatar), avatar.picture.name))
 
 
 def picture_frames(avatar: Avatar) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
@@ -309,7 +323,8 @@ def _clean_edges(frame: UInt8[np.ndarray, "h w 3"], opacity: UInt8[np.ndarray, "
     frame[at] = (sums[at] + counts[at][:, None] // 2) // counts[at][:, None]
 
 
-def read_landmarks(avatar: Avatar, count: int) -> Float32[np.ndarray, "n 68 2"]:
+def read_landmarks(avatar: Avatar, count: int) -> tuple[Float32[np.ndarray, "n 68 2"], Bool[np.ndarray, "n"]]:
+    """What landmarks.npy says of `count` frames, and in which of them it knows a face; as in `AvatarFrames`."""
     assert avatar.landmarks is not None
     try:
         points = np.load(avatar.landmarks, allow_pickle=False)
@@ -319,12 +334,19 @@ def read_landmarks(avatar: Avatar, count: int) -> Float32[np.ndarray, "n 68 2"]:
         ) from error
     if points.shape == (68, 2):
         points = points[None]
-    if points.shape != (count, 68, 2) or points.dtype.kind not in "fiu" or not np.isfinite(points).all():
+    if points.shape != (count, 68, 2) or points.dtype.kind not in "fiu":
         raise AvatarError(
             f"landmarks.npy of {avatar.id} is {points.dtype} {points.shape}, not ({count}, 68, 2) of numbers",
             "remove it, then the landmarks are found",
         )
-    return points.astype(np.float32)
+    known = np.isfinite(points)
+    found = known.all((1, 2))
+    if not found.any() or not (found | ~known.any((1, 2))).all():
+        raise AvatarError(
+            f"landmarks.npy of {avatar.id} has points that are not numbers",
+            "a frame without a face has none that are, every other has 68; or remove the file",
+        )
+    return face.held(points.astype(np.float32), found), found
 
 
 def clip_frame_count(avatar: Avatar) -> int:
@@ -338,7 +360,7 @@ def clip_frame_count(avatar: Avatar) -> int:
             f"large",
             "scale it down, or cut it to a few seconds",
         )
-    return round(info.video_seconds * FPS)
+    return max(1, round(info.video_seconds * FPS))
 
 
 def no_face(avatar: Avatar) -> AvatarError:

@@ -179,13 +179,20 @@ def read_grey_frames(path: Path, fps: int | None = None) -> Iterator[GreyFrame]:
     return _read_pictures(path, fps, "pgm")
 
 
+def read_alpha_frames(path: Path, fps: int | None = None) -> Iterator[GreyFrame]:
+    """The opacity of the frames of a video, one at a time; 255 everywhere in a video without any."""
+    return _read_pictures(path, fps, "pgm", alpha=True)
+
+
 def _read_pictures(
-    path: Path, fps: int | None, codec: str, on_clock: bool = False
+    path: Path, fps: int | None, codec: str, on_clock: bool = False, alpha: bool = False
 ) -> Iterator[UInt8[np.ndarray, "..."]]:
     grey = codec == "pgm"
     stream = _source(path)["V:0"]
     if fps is not None:
         stream = stream.filter("fps", fps=fps, **({"start_time": 0} if on_clock else {}))
+    if alpha:
+        stream = stream.filter("alphaextract")
     stream = stream.filter("scale", flags="accurate_rnd+full_chroma_int").filter("format", "gray" if grey else "rgb24")
     # portable pixmaps carry their size, so no second process has to ask for it (or for the rotation)
     command = _compile(ffmpeg.output(stream, "pipe:1", format="image2pipe", fps_mode="passthrough", **{"c:v": codec}))
@@ -325,13 +332,14 @@ class VideoWriter:
         title: str = "",
         crf: int = 20,
         preset: str = "veryfast",
+        comment: str = SYNTHETIC,
     ) -> None:
         if width < 2 or height < 2 or width % 2 or height % 2:
             raise MediaError(f"a video of {width}x{height} cannot be made", "use even numbers of pixels")
         self.path, self.width, self.height = path, width, height
         self.fps, self.sample_rate_hz = fps, sample_rate_hz
         self.frame_count = self.sample_count = 0
-        self._title, self._crf, self._preset = title, crf, preset
+        self._title, self._comment, self._crf, self._preset = title, comment, crf, preset
         stem = path.parent / f".{path.name}.{secrets.token_hex(4)}"
         self._pictures = stem.with_name(stem.name + ".pictures.tmp")
         self._samples = stem.with_name(stem.name + ".samples.tmp")
@@ -411,7 +419,10 @@ class VideoWriter:
         with _disk(self.path):
             self._sound.close()
         with _replacing(self.path) as temporary:
-            tags = {"metadata:g:0": f"title={_one_line(self._title)}", "metadata:g:1": f"comment={SYNTHETIC}"}
+            tags = {
+                "metadata:g:0": f"title={_one_line(self._title)}",
+                "metadata:g:1": f"comment={_one_line(self._comment)}",
+            }
             options: dict[str, str | int] = {"c:v": "copy", "movflags": "+faststart", **tags, **_BITEXACT}
             streams = [ffmpeg.input(f"file:{self._pictures}")]
             if self.sample_count:
@@ -442,6 +453,14 @@ def write_poster(path: Path, frame: Frame) -> None:
     """A JPEG of one frame."""
     content = io.BytesIO()  # Pillow writes half a file on a full disk without a word
     Image.fromarray(frame).save(content, "JPEG", quality=88, optimize=True, progressive=True)
+    with _replacing(path) as temporary, _disk(path):
+        temporary.write_bytes(content.getvalue())
+
+
+def write_png(path: Path, picture: UInt8[np.ndarray, "h w c"]) -> None:
+    """A picture without loss; the fourth of four channels is its opacity."""
+    content = io.BytesIO()
+    Image.fromarray(picture).save(content, "PNG")
     with _replacing(path) as temporary, _disk(path):
         temporary.write_bytes(content.getvalue())
 

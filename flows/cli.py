@@ -262,6 +262,72 @@ def avatars_list(avatars: AvatarsOption = None, as_json: JsonOption = False) -> 
     output.print(table)
 
 
+@avatars_app.command("add")
+def avatars_add(
+    picture: Annotated[Path, typer.Argument(help="Photograph (PNG, JPEG, WebP) or video of a face.")],
+    voice: Annotated[Path, typer.Option("--voice", help="Recording of that person, 3 to 15 seconds.")],
+    transcript: Annotated[str, typer.Option("--transcript", help="Exactly what the recording says.")] = "",
+    licence: Annotated[str, typer.Option("--licence", help="Licence of picture and voice.")] = "",
+    consent_who: Annotated[str, typer.Option("--consent-who", help="Who agreed to be this presenter.")] = "",
+    consent_purpose: Annotated[str, typer.Option("--consent-purpose", help="What for.")] = "",
+    consent_when: Annotated[str, typer.Option("--consent-when", help="When, as in 2026-01-31.")] = "",
+    id: Annotated[str | None, typer.Option("--id", help="Name of the bundle. Default: that of the picture.")] = None,
+    name: Annotated[str, typer.Option("--name", help="The presenter's name. Default: the id.")] = "",
+    avatars: Annotated[Path, typer.Option("--avatars", help="Folder that the bundle is made in.")] = Path("avatars"),
+    face: Annotated[
+        str | None, typer.Option("--face", help="Of several faces: NUMBER, 1 being the largest, or X,Y in pixels.")
+    ] = None,
+    eyes: Annotated[
+        str | None, typer.Option("--eyes", help="X,Y,X,Y of the eye centres, the one on the left first; with --mouth.")
+    ] = None,
+    mouth: Annotated[
+        str | None, typer.Option("--mouth", help="X,Y of the middle of the line between the lips; with --eyes.")
+    ] = None,
+    landmarks: Annotated[
+        Path | None, typer.Option("--landmarks", help="68 points in pixels, iBUG order: .npy, or lines of x,y.")
+    ] = None,
+    models: ModelsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a bundle of a photograph or video and a voice clip. It is examined first; an error leaves nothing behind."""
+    from avatarlab.avatar_making import FaceChoice, Words, add_avatar, id_of
+    from avatarlab.avatars import Consent
+    from avatarlab.models import read_model_set
+    from avatarlab.speech.heard import Listener
+
+    number = int(face) if face is not None and face.isdigit() else None
+    at = None if face is None or number is not None else _numbers("--face", face, 2)
+    if (eyes is None) != (mouth is None):
+        raise InputError("--eyes and --mouth go together", "give both, or neither")
+    points = None
+    if eyes is not None and mouth is not None:
+        (x1, y1, x2, y2), (x, y) = _numbers("--eyes", eyes, 4), _numbers("--mouth", mouth, 2)
+        points = ((x1, y1), (x2, y2), (x, y))
+    added = add_avatar(
+        avatars,
+        id_of(picture) if id is None else id,
+        picture,
+        voice,
+        Words(transcript, licence, Consent(consent_who, consent_when, consent_purpose), name),
+        choice=FaceChoice(number, None if at is None else (at[0], at[1]), points, landmarks),
+        listener=Listener(read_model_set(models)),
+    )
+    if as_json:
+        _print_json(
+            {
+                "id": added.avatar.id,
+                "folder": str(added.avatar.folder),
+                "preview": str(added.preview),
+                "findings": [asdict(finding) for finding in added.findings],
+            }
+        )
+        return
+    for finding in added.findings:
+        remedy = f" ({finding.remedy})" if finding.remedy else ""
+        errors.print(f"{finding.level}: {finding.what}: {finding.message}{remedy}")
+    output.print(f"{added.avatar.folder}: use it with --avatars {avatars}; look at {added.preview}", soft_wrap=True)
+
+
 @avatars_app.command("check")
 def avatars_check(
     ids: Annotated[list[str] | None, typer.Argument(help="Bundles to examine. Default: all.")] = None,
@@ -601,6 +667,16 @@ def _print_report(report: Report) -> None:
             errors.print(f"{row.id}: {note}")
     counts = ", ".join(f"{count} {status}" for status, count in report.counts.items())
     errors.print(f"{counts or 'nothing to do'} in {report.seconds:.1f} s; results: {report.results_uri}")
+
+
+def _numbers(option: str, text: str, count: int) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != count:
+        raise InputError(f"{option} {text} is not {count} numbers", "separate pixels by commas, as in 120,80")
+    return numbers
 
 
 def _say_written(out: Path, seconds: float, as_json: bool) -> None:

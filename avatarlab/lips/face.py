@@ -148,37 +148,39 @@ def fit_landmarks(
 
 
 def track_landmarks(
-    frames: UInt8[np.ndarray, "n h w 3"], near: tuple[float, float] | None = None
+    frames: UInt8[np.ndarray, "n h w 3"],
+    near: tuple[float, float] | None = None,
+    start: Landmarks | None = None,
 ) -> tuple[Float32[np.ndarray, "n 68 2"], Bool[np.ndarray, "n"]]:
     """Landmarks of every frame of a clip, and in which frames the face was seen.
 
     Followed is the face at `near` (x, y) in the first frame that has one there, else the largest of the first frame with
-    a face. When it leaves and comes back it is found again, whichever face is then nearest to where it was. Where it was
-    not seen, the nearest seen frame's landmarks stand; without any face all are zero."""
+    a face; with `start`, the face that has those landmarks in the first frame. When it leaves and comes back it is found
+    again, whichever face is then nearest to where it was. Where it was not seen, the nearest seen frame's landmarks
+    stand; without any face all are zero."""
     count = len(frames)
     found = np.zeros(count, bool)
     points = np.zeros((count, 68, 2), np.float32)
-    for first in (*range(0, count, SEARCH_EVERY), *(index for index in range(count) if index % SEARCH_EVERY)):
-        boxes = [box for box in find_faces(frames[first]) if near is None or box.holds(*near)]
-        shape = _shape_in(frames[first], boxes[0]) if boxes else None
-        if shape is not None:
-            break
-    else:
+    first, shape, alone = _first_face(frames, near) if start is None else (0, _with_depth(start), True)
+    if shape is None:
         return points, found
-    alone = len(find_faces(frames[first])) == 1
+    modelled = start is None and bool(landmark_model.installed())
     points[first], found[first] = shape[:, :2], True
     for indices in (range(first + 1, count), range(first - 1, -1, -1)):
         follower = (
-            _MeshFollower(points[first], alone)
-            if landmark_model.installed()
-            else _Follower(_Anchor.of(frames[first], shape), alone)
+            _MeshFollower(points[first], alone) if modelled else _Follower(_Anchor.of(frames[first], shape), alone)
         )
         _follow(frames, indices, follower, points, found)
-    if landmark_model.installed():
+    if modelled:
         points = _steadied(points, found)
+    return held(points, found), found
+
+
+def held(points: Float32[np.ndarray, "n 68 2"], found: Bool[np.ndarray, "n"]) -> Float32[np.ndarray, "n 68 2"]:
+    """Landmarks with those of the nearest frame that has a face (one at least) where a frame has none."""
     seen = np.flatnonzero(found)
-    nearest = seen[np.abs(np.arange(count)[:, None] - seen).argmin(1)]
-    return points[nearest], found
+    nearest = seen[np.abs(np.arange(len(points))[:, None] - seen).argmin(1)]
+    return points[nearest]
 
 
 def visibility(landmarks: Float[np.ndarray, "n 68 2"], found: Bool[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:
@@ -222,6 +224,24 @@ def yaw_degrees(landmarks: Landmarks) -> float:
     return float(np.degrees(np.arctan((2 * along - 1) / _TURNING)))
 
 
+def _first_face(
+    frames: UInt8[np.ndarray, "n h w 3"], near: tuple[float, float] | None
+) -> tuple[int, Shape | None, bool]:
+    """The first frame looked at that has the face, its shape there, and whether it is the only one."""
+    for index in (*range(0, len(frames), SEARCH_EVERY), *(k for k in range(len(frames)) if k % SEARCH_EVERY)):
+        boxes = find_faces(frames[index])
+        box = next((box for box in boxes if near is None or box.holds(*near)), None)
+        shape = None if box is None else _shape_in(frames[index], box)
+        if shape is not None:
+            return index, shape, len(boxes) == 1
+    return 0, None, False
+
+
+def _with_depth(landmarks: Landmarks) -> Shape:
+    unit = float(np.hypot(*(landmarks[42:48].mean(0) - landmarks[36:42].mean(0))))
+    return np.concatenate([landmarks.astype(np.float64), _NEARNESS[:, None] * unit], 1)
+
+
 def _shape_in(image: Picture, box: FaceBox) -> Shape | None:
     """68 points of the face in the box: x and y in pixels, and nearness to us in pixels, from the eye centres."""
     if landmark_model.installed():
@@ -234,8 +254,7 @@ def _shape_in(image: Picture, box: FaceBox) -> Shape | None:
         right, left = cv2.transform(np.array([seen]), cv2.invertAffineTransform(to_crop))[0]
     crop, to_crop = _upright(image, right, left)
     points = _mean_face(*_mouth(crop)) * _EYE_DISTANCE + [_CROP / 2, _EYE_LINE]
-    placed = cv2.transform(points[None], cv2.invertAffineTransform(to_crop))[0]
-    return np.concatenate([placed, _NEARNESS[:, None] * float(np.hypot(*(left - right)))], 1)
+    return _with_depth(cv2.transform(points[None], cv2.invertAffineTransform(to_crop))[0].astype(np.float32))
 
 
 def _by_size(boxes: Sequence[FaceBox]) -> list[FaceBox]:
