@@ -195,7 +195,11 @@ def lips_row(options: Options) -> Row:
         voices = _means((score.voice, score.correlation) for score in scores)
         people = "" if unseen else f"; {_means((score.presenter, score.correlation) for score in scores)}"
         worst = min(score.correlation for score in scores)
-        told.append(f"{name} {means[-1]:.3f} (worst {worst:.2f}; {voices}{people}), largest lag {lags[-1]:+d}")
+        shut = mean([score.silent_opening for score in scores])
+        told.append(
+            f"{name} {means[-1]:.3f} (worst {worst:.2f}; {voices}{people}), largest lag {lags[-1]:+d}, "
+            f"{shut:.2f} open where shut is true"
+        )
     return Row(
         f"lips: correlation of mouth opening with the truth at the best lag, {len(scores)} unseen utterances in unseen "
         "voices, trained / unseen presenters",

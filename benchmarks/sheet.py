@@ -31,7 +31,7 @@ from benchmarks.speech import LECTURE, lines_of
 
 COLUMNS = 12
 CLOSE_UP_PX = 168
-CLOSE_UP_SIDE = 0.75  # of the mouth window
+CLOSE_UP_SIDE, CLOSE_UP_LIFT = 0.72, 0.12  # of the mouth window's side; the mouth lies above its middle
 LABEL_PX = 18
 Sheet = UInt8[np.ndarray, "_ _ 3"]
 
@@ -72,8 +72,9 @@ def contact_sheet(lips: Lips, record: Recording, speech_dir: Path, presenters: S
             label = np.full((LABEL_PX, CLOSE_UP_PX, 3), 255, np.uint8)
             text = f"{name}  {opened[0]:.2f} / {opened[1]:.2f}"
             cv2.putText(label, text, (6, LABEL_PX - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
+            center = (square.center[0], square.center[1] - CLOSE_UP_LIFT * square.side)
             side = CLOSE_UP_SIDE * square.side
-            columns.append([label, *(cut_window(image, square.center, side, CLOSE_UP_PX) for image in (whole, true))])
+            columns.append([label, *(cut_window(image, center, side, CLOSE_UP_PX) for image in (whole, true))])
         rows.append(np.concatenate([np.concatenate(column) for column in columns], axis=1))
     return np.concatenate(rows)
 
