@@ -34,7 +34,10 @@ NOT_HEARD_WITH = "masked_spec_embed"  # only training hides pieces of the sound
 
 @dataclass(frozen=True)
 class HubertConfig:
-    """Sizes of a network with layer norms in front ("stable"), as all large ones have."""
+    """Sizes of a network with layer norms in front ("stable"), as all large ones have.
+
+    Heads are 64 wide; tensors do not tell, and X-Large, whose heads are 80 wide, is not meant.
+    """
 
     channels: int = 512
     bias: bool = False  # of the seven convolutions
