@@ -413,7 +413,7 @@ def _placed(first: int, last: int, points: Points, seen: Bool[np.ndarray, "n"], 
     return _Part(first, last, spans[0], spans[1], min(1.0, CROP_PX / side))
 
 
-def _one_person(shapes: Points) -> Points:
+def _one_person(shapes: Points) -> Float[np.ndarray, "m 68 2"]:
     """The faces whose boxes overlap with that of the face which most others overlap with; of equals the widest."""
     low, high = shapes.min(axis=1), shapes.max(axis=1)
     shared = np.minimum(high[:, None], high) - np.maximum(low[:, None], low)
