@@ -598,11 +598,13 @@ def train_decoder(out: OutOption = TRAINING, minutes: MinutesOption = 60, seed: 
 
 
 @train_app.command("renderer")
-def train_renderer(out: OutOption = TRAINING, minutes: MinutesOption = 60, seed: SeedOption = 0) -> None:
-    """DiffDub's first stage: draws a mouth."""
+def train_renderer(
+    out: OutOption = TRAINING, minutes: MinutesOption = 60, seed: SeedOption = 0, start: StartOption = None
+) -> None:
+    """DiffDub's first stage: draws a mouth. With --start, motion trained against those weights stays valid."""
     from flows import training
 
-    training.renderer(out, minutes, seed, errors.print)
+    training.renderer(out, minutes, seed, errors.print, start)
 
 
 @train_app.command("motion")

@@ -96,17 +96,29 @@ def decoder(out: Path, minutes: float, seed: int, say: Say) -> Path:
     )
 
 
-def renderer(out: Path, minutes: float, seed: int, say: Say) -> Path:
+def renderer(out: Path, minutes: float, seed: int, say: Say, start: Path | None = None) -> Path:
+    """What draws a mouth; `start` is the file of an earlier one to train on, whose lip encoder is kept."""
     from avatarlab.training.renderer import train_renderer
 
-    return train_renderer(_made(out / "faces", "faces"), out / "renderer", minutes, seed, say)
+    return train_renderer(_made(out / "faces", "faces"), out / "renderer", minutes, seed, say, continued=start)
 
 
 def motion(out: Path, minutes: float, seed: int, say: Say) -> Path:
+    """Speech to lip latents; heard through the codec too, where one was trained, and learned from own videos, if any."""
     from avatarlab.training.motion import train_motion
+    from avatarlab.training.own_videos import load_own_clips
 
-    weights = _made(out / "renderer/renderer.safetensors", "renderer")
-    return train_motion(_made(out / "speech", "corpus"), weights, out / "motion", minutes, seed, say)
+    weights, codec_file = _made(out / "renderer/renderer.safetensors", "renderer"), out / WEIGHTS["codec"][0]
+    return train_motion(
+        _made(out / "speech", "corpus"),
+        weights,
+        out / "motion",
+        minutes,
+        seed,
+        say,
+        codec_path=codec_file if codec_file.exists() else None,
+        own=load_own_clips(out, without_held_out=True),
+    )
 
 
 def model_set(out: Path) -> ModelSet:

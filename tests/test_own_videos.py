@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cartoon  # noqa: F401  (one OpenCV thread)
@@ -16,12 +16,14 @@ from safetensors.torch import load_file
 from test_lips_training import TINY
 
 from avatarlab.errors import InputError, SettingsError
-from avatarlab.lips.diffdub import Renderer, RendererConfig
+from avatarlab.lips.diffdub import Motion, MotionConfig, Renderer, RendererConfig
 from avatarlab.media import VideoWriter, probe, read_frames, stream_audio
 from avatarlab.training.face_corpus import draw_window
+from avatarlab.training.motion import filmed_loss
 from avatarlab.training.own_videos import (
     SMALLEST_EYE_PX,
     OwnClip,
+    OwnSpeech,
     Prepared,
     SceneChanges,
     held_out,
@@ -477,3 +479,26 @@ def test_a_folder_without_videos_starts_nothing(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be made"):
         prepare(tmp_path, tmp_path / "file")
+
+
+def test_motion_learns_from_filmed_clips_where_a_face_was_seen() -> None:
+    torch.manual_seed(0)
+    config = MotionConfig(width=64, style=8, layers=1, features=80, reference_blocks=1, speech_blocks=1,
+                          decoder_blocks=1, heads=2, inner=64, kernel=5, residual=True)  # fmt: skip
+    motion = Motion(config)
+    found = torch.ones(60, dtype=torch.bool)
+    found[20:30] = False
+    latents = torch.randn(60, 8)
+    clip = OwnSpeech(torch.randn(120, 80), latents, torch.randn(5, 8), found)
+    loss = filmed_loss(motion, [clip, clip], 1.0, np.random.default_rng(0))
+    spoilt = latents.clone()
+    spoilt[21:29] = 1e6
+    unseen = replace(clip, latents=spoilt)
+    assert filmed_loss(motion, [unseen, unseen], 1.0, np.random.default_rng(0)) == loss
+    optimiser = torch.optim.Adam(motion.parameters(), lr=3e-3)
+    for step in range(30):
+        optimiser.zero_grad()
+        now = filmed_loss(motion, [clip, clip], 1.0, np.random.default_rng(step))
+        now.backward()
+        optimiser.step()
+    assert float(now.detach()) < 0.7 * float(loss.detach())

@@ -31,6 +31,7 @@ from avatarlab.training.loop import (
     train_loop,
 )
 from avatarlab.training.mouth_latents import LatentTable, draw_mouths, fit_table
+from avatarlab.training.own_videos import OwnClip, OwnSpeech, own_speech
 
 MINI_MOTION = MotionConfig(
     width=128, style=64, layers=1, features=BANDS, reference_blocks=1, speech_blocks=3, decoder_blocks=2,
@@ -51,6 +52,7 @@ def train_motion(
     progress: Progress = lambda _: None,
     config: MotionConfig = MINI_MOTION,
     codec_path: Path | None = None,
+    own: Sequence[OwnClip] = (),
     recordings: int = 6000,
     batch_size: int = 16,
     peak_rate: float = 1.5e-3,
@@ -61,9 +63,9 @@ def train_motion(
     """Trains against the encoder of RENDERER_PATH for `minutes`, resuming from OUT_DIR; returns
     OUT_DIR/motion.safetensors.
 
-    With `codec_path`, half of the recordings are heard through that codec. Held-out recordings are scored by the
-    correlation of told and true mouth opening, in OUT_DIR/held_out.jsonl. Drawing and encoding mouths comes first and is
-    not counted in `minutes`; what is drawn is kept in OUT_DIR/mouths.
+    With `codec_path`, half of the recordings are heard through that codec; `own` clips are learned beside them. Held-out
+    recordings are scored by the correlation of told and true mouth opening, in OUT_DIR/held_out.jsonl. Drawing and
+    encoding mouths comes first and is not counted in `minutes`; what is drawn is kept in OUT_DIR/mouths.
     """
     torch.manual_seed(seed)
     renderer = Renderer.from_state_dict(load_file(renderer_path))
@@ -78,6 +80,7 @@ def train_motion(
     spread = float(table.spread)  # type: ignore[arg-type]
     closed = torch.from_numpy(drawn.closed)
     heard = hear_all(used, speech_dir, codec, seed, progress)
+    filmed = [own_speech(clip, renderer) for clip in own]
     motion = Motion(config).train()
     with torch.no_grad():
         motion.out_proj.weight.mul_(spread)
@@ -106,6 +109,9 @@ def train_motion(
         opening = F.mse_loss(table.openness(told), table.openness(target))
         phones = F.cross_entropy(phone_head(middle).flatten(0, 1), said.flatten())
         loss = error + speed + 20 * opening + 0.2 * phones
+        if filmed:
+            chosen = rng.integers(len(filmed), size=max(1, batch_size // 3))
+            loss = loss + filmed_loss(motion, [filmed[k] for k in chosen], spread, rng)
         set_learning_rate(optimiser, learning_rate(peak_rate, fraction, number, 150, flat=0.3))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -127,6 +133,26 @@ def train_motion(
     path = out_dir / "motion.safetensors"
     save_weights(average.network().state_dict(), path)
     return path
+
+
+def filmed_loss(
+    motion: Motion, clips: Sequence[OwnSpeech], spread: float, rng: np.random.Generator
+) -> Float[Tensor, ""]:
+    """Errors of latents and of their speed on equally long stretches of filmed clips, where a face was seen."""
+    frames = min(CLIP_FRAMES, *(len(clip.latents) for clip in clips))
+    audio, target, references, seen = [], [], [], []
+    fewest = min(REFERENCES, *(len(clip.references) for clip in clips))
+    for clip in clips:
+        first = int(rng.integers(len(clip.latents) - frames + 1))
+        audio.append(clip.features[2 * first : 2 * (first + frames)])
+        target.append(clip.latents[first : first + frames])
+        seen.append(clip.found[first : first + frames])
+        references.append(clip.references[torch.from_numpy(rng.permutation(len(clip.references))[:fewest])])
+    told, wanted = motion(torch.stack(audio)[:, None], torch.stack(references)) / spread, torch.stack(target) / spread
+    found = torch.stack(seen)[..., None].float()
+    error = F.smooth_l1_loss(told, wanted, beta=0.5, reduction="none") * found
+    speed = F.smooth_l1_loss(told.diff(dim=1), wanted.diff(dim=1), beta=0.25, reduction="none") * found[:, 1:]
+    return error.mean() + speed.mean()
 
 
 @torch.inference_mode()

@@ -98,12 +98,14 @@ def _draw_person(
 
 @torch.inference_mode()
 def encode_windows(renderer: Renderer, windows: np.ndarray) -> Float[np.ndarray, "n z"]:
-    """Latents of corpus windows uint8 (n, side, side, 3)."""
+    """Latents of corpus windows uint8 (n, side, side, 3), which may be mapped from disk."""
     assert renderer.config.window is not None
+    device = next(renderer.parameters()).device
     found = []
     for first in range(0, len(windows), 64):
-        images = torch.from_numpy(windows[first : first + 64]).permute(0, 3, 1, 2).float() / 127.5 - 1
-        found.append(renderer.encode_lips(lip_images(images, renderer.config.window[1], CORPUS_MARGIN)))
+        images = torch.from_numpy(np.array(windows[first : first + 64])).to(device).permute(0, 3, 1, 2).float()
+        lips = lip_images(images / 127.5 - 1, renderer.config.window[1], CORPUS_MARGIN)
+        found.append(renderer.encode_lips(lips).float().cpu())
     return torch.cat(found).numpy()
 
 

@@ -46,11 +46,11 @@ from avatarlab.errors import AvatarLabError, InputError, SettingsError
 from avatarlab.lips import face
 from avatarlab.lips.diffdub import Renderer
 from avatarlab.lips.features import log_mel
-from avatarlab.lips.lip_images import lip_images
 from avatarlab.lips.mask import CORPUS_MARGIN, cut_window, mouth_windows, smoothed, to_window
 from avatarlab.media import probe, read_frames, read_image, stream_audio
 from avatarlab.training.face_corpus import WINDOW_PX
 from avatarlab.training.loop import Progress
+from avatarlab.training.mouth_latents import encode_windows
 from avatarlab.training.mouth_opening import measure_mouth_opening
 
 VERSION = 1  # of what is cut from a video: raise it when clips change
@@ -715,10 +715,11 @@ def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
 # --- clips for motion ------------------------------------------------------------------------------------------------
 
 
-def load_own_clips(out_dir: Path) -> list[OwnClip]:
+def load_own_clips(out_dir: Path, without_held_out: bool = False) -> list[OwnClip]:
     """The clips in OUT_DIR that have sound, in the order of their names; none where nothing was prepared."""
-    clips = (_load(path) for path in sorted((out_dir / "own").glob("clip-*.npz")))
-    return [clip for clip in clips if len(clip.waveform)]
+    clips = {path.name: _load(path) for path in sorted((out_dir / "own").glob("clip-*.npz"))}
+    left_out = held_out({name: clip.video for name, clip in clips.items()}) if without_held_out else set()
+    return [clip for name, clip in clips.items() if len(clip.waveform) and name not in left_out]
 
 
 def _load(path: Path) -> OwnClip:
@@ -754,13 +755,7 @@ def own_speech(clip: OwnClip, renderer: Renderer, references: int = 8) -> OwnSpe
     """
     if renderer.config.window is None:
         raise SettingsError("this renderer does not draw mouth windows", "use one that `avatarlab train renderer` made")
-    device, lip_size = next(renderer.parameters()).device, renderer.config.window[1]
-    encoded = []
-    for first in range(0, len(clip.windows), 64):
-        images = torch.from_numpy(np.array(clip.windows[first : first + 64])).to(device)
-        images = images.permute(0, 3, 1, 2).float() / 127.5 - 1
-        encoded.append(renderer.encode_lips(lip_images(images, lip_size, CORPUS_MARGIN)).float().cpu())
-    latents = torch.cat(encoded).numpy()
+    latents = encode_windows(renderer, clip.windows)
     seen = np.flatnonzero(clip.found)
     index = np.arange(len(latents))
     whole = np.stack([np.interp(index, seen, column) for column in latents[seen].T], axis=1).astype(np.float32)
