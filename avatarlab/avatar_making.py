@@ -252,6 +252,8 @@ def _read_clip(path: Path) -> _Picture:
             f"{path.name} is neither a picture (PNG, JPEG, WebP) nor a video that can be read",
             "save it as PNG, JPEG or MP4",
         ) from error
+    if not info.frame_count and not info.has_audio:
+        raise MediaError(f"{path.name} is damaged: not one frame is in it", "copy the file again")
     if not info.frame_count:
         raise AvatarError(f"{path.name} holds sound but no picture", "give a photograph or a video of a face")
     first = next(read_frames(path))  # turned as its metadata say, unlike what `info` counts
@@ -267,8 +269,8 @@ def _read_clip(path: Path) -> _Picture:
         taken = (frame[:height, :width] for frame in islice(frames, most))
         return np.stack([f if scale == 1 else cv2.resize(f, size, interpolation=cv2.INTER_AREA) for f in taken])
 
-    frames = kept(read_frames(path, fps=FPS))
-    matte = kept(read_alpha_frames(path, fps=FPS))
+    fps = FPS if info.video_seconds * FPS >= 1 else None  # of less than a frame, none would be left
+    frames, matte = kept(read_frames(path, fps)), kept(read_alpha_frames(path, fps))
     read = _Picture(frames, True, None if bool((matte == 255).all()) else matte, scale)
     if scale < 1:
         read.notes.append(
@@ -386,4 +388,7 @@ def _given_landmarks(choice: FaceChoice, count: int) -> Float32[np.ndarray, "m 6
         raise AvatarError(f"{path.name} is {points.dtype} {points.shape}, not (68, 2) of numbers", _BY_HAND)
     if not np.isfinite(points).all():
         raise AvatarError(f"{path.name} has points that are not numbers", _BY_HAND)
+    across = points[:, 42:48].mean(1) - points[:, 36:42].mean(1)
+    if np.hypot(*across.T).min() < 2:
+        raise AvatarError(f"{path.name} has both eyes in one place", _BY_HAND)
     return np.asarray(points, np.float32)

@@ -192,7 +192,7 @@ def _read_pictures(
     if fps is not None:
         stream = stream.filter("fps", fps=fps, **({"start_time": 0} if on_clock else {}))
     if alpha:
-        stream = stream.filter("alphaextract")
+        stream = stream.filter("format", "rgba").filter("alphaextract")
     stream = stream.filter("scale", flags="accurate_rnd+full_chroma_int").filter("format", "gray" if grey else "rgb24")
     # portable pixmaps carry their size, so no second process has to ask for it (or for the rotation)
     command = _compile(ffmpeg.output(stream, "pipe:1", format="image2pipe", fps_mode="passthrough", **{"c:v": codec}))

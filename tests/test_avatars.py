@@ -148,6 +148,17 @@ class TestDigests:
         digests = {"voice_digest", "picture_digest", "matte_digest"}
         assert {digest for digest in digests if getattr(before, digest) != getattr(after, digest)} == changed
 
+    def test_what_finds_landmarks_is_part_of_a_picture_without_them(
+        self, clip: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        told = load(clip).picture_digest
+        (clip / "landmarks.npy").rename(clip / "landmarks.kept")
+        before = load(clip).picture_digest
+        monkeypatch.setattr("avatarlab.lips.landmark_model.installed", lambda: "another version")
+        assert load(clip).picture_digest != before
+        (clip / "landmarks.kept").rename(clip / "landmarks.npy")
+        assert load(clip).picture_digest == told
+
     def test_the_voice_changes_with_its_transcript_but_not_with_the_presenters_name(self, clip: Path) -> None:
         before = load(clip)
         (clip / "avatar.toml").write_text(TOML.replace("Cartoon", "Another name"))
@@ -225,6 +236,34 @@ class TestFrames:
         with pytest.raises(AvatarError, match=r"landmarks\.npy of clip"):
             avatar_frames(load(clip))
         assert "picture" in errors(load(clip))
+
+    def test_a_frame_whose_landmarks_are_no_numbers_has_no_face(self, clip: Path) -> None:
+        points = np.load(clip / "landmarks.npy")
+        points[[0, 4]] = np.nan
+        np.save(clip / "landmarks.npy", points)
+        seen = avatar_frames(load(clip))
+        assert np.flatnonzero(~seen.face_found).tolist() == [0, 4]
+        np.testing.assert_array_equal(seen.landmarks[0], points[1])
+        (finding,) = [finding for finding in check_avatar(load(clip)) if finding.what == "frames"]
+        assert (finding.level, finding.message[:32]) == ("warning", "2 of 10 frames have no face; not")
+        points[1:7] = np.nan
+        np.save(clip / "landmarks.npy", points)
+        assert errors(load(clip)) == ["frames"]
+
+    def test_half_a_frame_of_landmarks_is_refused(self, clip: Path) -> None:
+        points = np.load(clip / "landmarks.npy")
+        points[3, 20] = np.nan
+        np.save(clip / "landmarks.npy", points)
+        with pytest.raises(AvatarError, match="points that are not numbers"):
+            avatar_frames(load(clip))
+
+    def test_a_clip_of_a_turned_head_is_warned_about(self, clip: Path) -> None:
+        points = np.load(clip / "landmarks.npy")
+        points[5:, 30, 0] += 60
+        np.save(clip / "landmarks.npy", points)
+        (finding,) = [finding for finding in check_avatar(load(clip)) if finding.what == "frames"]
+        assert finding.level == "warning"
+        assert "in 5 of 10 frames the head is turned" in finding.message
 
     def test_a_photograph_needs_no_landmarks(self, tmp_path: Path, golden: Path) -> None:
         avatar = photograph(tmp_path, golden / "astronaut.jpg")

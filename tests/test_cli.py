@@ -13,6 +13,7 @@ import pytest
 import tiny
 from tiny import World
 
+from avatarlab.avatars import BUNDLED, load_avatar
 from avatarlab.media import probe, read_audio, write_wav
 from flows.cli import main
 
@@ -244,6 +245,45 @@ def test_avatars_are_listed_and_checked(run: Run, world: World) -> None:
     refused = [finding for finding in buzzing.json["cartoon"] if finding["level"] == "error"]
     assert [finding["what"] for finding in refused] == ["transcript"]
     assert run("avatars", "check", "nobody", "--avatars", world.folder / "avatars").code == 2
+
+
+def test_an_avatar_is_added_from_a_photograph_and_a_clip(run: Run, tmp_path: Path, golden: Path) -> None:
+    voice, shelf = BUNDLED / "ada/voice.wav", tmp_path / "shelf"
+    arguments = ["avatars", "add", golden / "astronaut.jpg", "--voice", voice, "--avatars", shelf]
+    words = ["--transcript", load_avatar([], "ada").transcript, "--licence", "public domain"]
+    consent = ["--consent-who", "NASA", "--consent-purpose", "tests", "--consent-when", "1999"]
+    forgotten = run(*arguments, *words)
+    assert forgotten.code == 2
+    assert "--consent-who, --consent-purpose, --consent-when are missing" in forgotten.err
+    added = run(*arguments, *words, *consent, "--json")
+    assert added.code == 0, added.err
+    assert (added.json["id"], added.json["folder"]) == ("astronaut", str(shelf / "astronaut"))
+    assert Path(added.json["preview"]).is_file()
+    assert {finding["what"] for finding in added.json["findings"]} >= {"face", "picture", "voice", "transcript"}
+    assert "astronaut" in run("avatars", "list", "--avatars", shelf).out
+    again = run(*arguments, *words, *consent)
+    assert again.code == 2
+    assert "there is an avatar 'astronaut'" in again.err
+    said = run(*arguments, *words, *consent, "--id", "two", "--eyes", "124,101.6,166.6,103.2", "--mouth", "144,144.5")
+    assert said.code == 0, said.err
+    assert "preview.png" in said.out
+    assert "warning: face: the face is small" in said.err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--eyes", "1,2,3,4"], "--eyes and --mouth go together"),
+        (["--eyes", "1,2,3", "--mouth", "1,2"], "--eyes 1,2,3 is not 4 numbers"),
+        (["--face", "left"], "--face left is not 2 numbers"),
+        (["--face", "1", "--landmarks", "a.npy"], "more than one way"),
+    ],
+)
+def test_a_face_named_wrongly_is_one_line(run: Run, golden: Path, options: list[str], words: str) -> None:
+    said = run("avatars", "add", golden / "astronaut.jpg", "--voice", "voice.wav", *options)
+    assert said.code == 2
+    assert words in said.err
+    assert "Traceback" not in said.err
 
 
 def test_a_voice_is_tuned_into_a_file_that_the_bundle_can_hold(run: Run, world: World, tmp_path: Path) -> None:

@@ -23,11 +23,13 @@ from avatarlab.media import (
     VideoWriter,
     probe,
     read_alpha,
+    read_alpha_frames,
     read_audio,
     read_frames,
     read_grey_frames,
     read_image,
     write_lossless,
+    write_png,
     write_poster,
     write_wav,
 )
@@ -231,6 +233,18 @@ class TestVideo:
         plain, timed = (np.stack(list(read_frames(tmp_path / "a.mp4", fps=fps))) for fps in (None, 25))
         np.testing.assert_array_equal(plain, timed)
 
+    def test_a_video_without_opacity_is_opaque(self, tmp_path: Path) -> None:
+        make_video(tmp_path / "a.mp4", gradient(2), None)
+        opacity = np.stack(list(read_alpha_frames(tmp_path / "a.mp4", fps=25)))
+        assert opacity.shape == (2, 64, 96)
+        assert (opacity == 255).all()
+
+    def test_a_video_may_say_something_else_of_itself(self, tmp_path: Path) -> None:
+        make_video(tmp_path / "a.mp4", gradient(2), None, comment="filmed")
+        content = (tmp_path / "a.mp4").read_bytes()
+        assert b"filmed" in content
+        assert b"Synthetic" not in content
+
     def test_sound_that_does_not_last_as_long_as_the_picture_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(MediaError, match="as long as the picture"):
             make_video(tmp_path / "a.mp4", gradient(10), tone(0.3))
@@ -353,6 +367,13 @@ class TestPictures:
         write_poster(tmp_path / "a.jpg", gradient(1)[0])
         assert (tmp_path / "a.jpg").read_bytes()[:2] == b"\xff\xd8"
         assert np.abs(read_image(tmp_path / "a.jpg").astype(int) - gradient(1)[0]).mean() < 4
+
+    @pytest.mark.parametrize("channels", [3, 4])
+    def test_a_png_comes_back_as_it_was_written(self, tmp_path: Path, channels: int) -> None:
+        picture = np.random.default_rng(0).integers(0, 256, (7, 5, channels), np.uint8)
+        write_png(tmp_path / "a.png", picture)
+        np.testing.assert_array_equal(np.array(Image.open(tmp_path / "a.png")), picture)
+        assert leftovers(tmp_path) == []
 
     def test_opacity_is_read_only_where_there_is_some(self, tmp_path: Path) -> None:
         frame = gradient(1)[0]
