@@ -455,8 +455,14 @@ class _MovingScene:
 def _over(behind: Pixels, front: Pixels, alpha: Alpha | None) -> Pixels:
     if alpha is None:
         return front
-    weight = alpha[:, :, None].astype(np.uint16)
-    return ((front * weight + behind * (255 - weight) + 127) // 255).astype(np.uint8)
+    mixed = behind.copy()
+    cv2.copyTo(front, alpha, mixed)
+    # few pixels are covered in part
+    at = np.flatnonzero(alpha.ravel() - np.uint8(1) < np.uint8(254))
+    weight = alpha.ravel()[at, None].astype(np.uint16)
+    lower, upper = behind.reshape(-1, 3)[at], front.reshape(-1, 3)[at]
+    mixed.reshape(-1, 3)[at] = (upper * weight + lower * (255 - weight) + 127) // 255
+    return mixed
 
 
 def _still(background: str, width: int, height: int) -> Pixels:

@@ -40,7 +40,7 @@ _NOD_DOWN, _NOD_SCALE, _BROW_RAISE = 0.042, 0.006, 0.034
 _PIVOT_X, _PIVOT_Y = 0.0, 2.7  # in the neck
 # The head: a rounded box that moves rigidly, and how many times larger the one is outside which nothing moves
 _HEAD_X, _HEAD_Y, _HEAD_HALF_WIDTH, _HEAD_HALF_HEIGHT = 0.0, 0.25, 1.6, 2.35
-_HEAD_FADES = 1.75
+_HEAD_FADES = 1.6
 _BROW_THICKNESS, _BROW_FADE, _BROW_HALF_WIDTH, _BROW_SIDE_FADE = 0.04, 0.7, 0.85, 0.5
 _LID_MARGIN_X, _LID_MARGIN_UP, _LID_MARGIN_DOWN, _LEAST_FOLD = 0.03, 0.025, 0.02, 0.08
 _LASH_THICKNESS, _LASH_OPACITY, _LASH_SKIP, _LASH_PERCENTILE, _LID_POWER = 0.014, 0.65, 0.035, 8, 1.3
