@@ -250,7 +250,9 @@ def make_face(items: Sequence[Item], bench: Bench) -> Iterator[Made]:
                 "frames_without_face": faceless,
             },
             time.perf_counter() - started,
-            (f"{faceless} of {len(latents)} frames show no face and were left as they are",) if faceless else (),
+            (f"{faceless} of {len(latents)} frames show no face, or one turned away, and were left as they are",)
+            if faceless
+            else (),
         )
 
 

@@ -1,5 +1,6 @@
 """Latents to pixels: only the masked mouth changes, whatever the batch."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -145,12 +146,27 @@ def test_what_is_asked_for_again_is_not_drawn_again(renderer: Renderer, monkeypa
 
 
 def test_frames_without_a_face_pass_through_untouched_and_say_so(renderer: Renderer) -> None:
-    frames, landmarks = clip(4)
-    living = sitter(frames, landmarks, np.array([True, False, True, True]))
-    result = painted(Painter(renderer, PaintSettings(), living), [0, 1, 2, 3, 1], some_latents(5))
-    assert [frame.drawn for frame in result] == [True, False, True, True, False]
-    assert np.array_equal(pasted(frames[1], result[1]), frames[1])
-    assert not np.array_equal(pasted(frames[0], result[0]), frames[0])
+    frames, landmarks = clip(12)
+    frames, landmarks = np.repeat(frames[:1], 12, axis=0), np.repeat(landmarks[:1], 12, axis=0)
+    found = np.ones(12, bool)
+    found[:3] = False
+    living = sitter(frames, landmarks, found)
+    result = painted(Painter(renderer, PaintSettings(), living), range(12), np.repeat(some_latents(1), 12, axis=0))
+    assert [frame.drawn for frame in result] == found.tolist()
+    assert all(np.array_equal(pasted(frames[0], frame), frames[0]) for frame in result[:3])
+    changed = [float(np.abs(pasted(frames[0], frame).astype(int) - frames[0]).mean()) for frame in result[3:]]
+    assert 0 < changed[0] < 0.5 * changed[-1]
+    assert all(before <= after for before, after in itertools.pairwise(changed))
+
+
+def test_the_mouth_of_a_head_that_turns_away_fades_out(renderer: Renderer) -> None:
+    frames, landmarks = clip(2)
+    away = landmarks.copy()
+    away[:, 27:36, 0] += 0.8 * (away[:, 16, 0] - away[:, 0, 0])[:, None]  # the nose beyond the edge of the jaw
+    latents = some_latents(1)
+    (turned,) = painted(Painter(renderer, PaintSettings(), sitter(frames, away)), [0], latents)
+    assert not turned.drawn
+    assert np.array_equal(pasted(frames[0], turned), frames[0])
 
 
 def test_a_sitter_without_any_face_is_refused(renderer: Renderer) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from avatarlab.errors import AvatarError, InputError, SettingsError
 from avatarlab.lips.diffdub import Renderer
 from avatarlab.lips.drawing import SOLVERS, Drawer
+from avatarlab.lips.face import visibility
 from avatarlab.lips.life import Living
 from avatarlab.lips.lip_images import PUBLISHED_PX, squares, to_tensor
 from avatarlab.lips.mask import cut_window, mouth_alpha, polygon_mask, smoothed, to_window, window_keep
@@ -89,7 +90,7 @@ class PaintSettings:
 class PaintedFrame:
     """A finished window and the pixel (x, y) of the picture where its top-left corner goes.
 
-    `drawn` is false where there was no face to draw on: then the window is the picture's own."""
+    `drawn` is false where there was no face to draw on, or one turned away: then the window is the picture's own."""
 
     window: UInt8[np.ndarray, "side side 3"]
     corner: tuple[int, int]
@@ -127,6 +128,7 @@ class Painter:
         if not self._found.any():
             raise AvatarError("no face was found in any frame", "use a picture of one person who looks at us")
         own = np.stack([sitter.landmarks(index, 0) for index in range(len(sitter))]).astype(np.float32)
+        self._visible = visibility(own, self._found)
         self._moved_by_smoothing = smoothed(own, settings.smoothing_frames) - own
         _, self._side = squares(renderer, own + self._moved_by_smoothing)
         self._box = min(int(np.ceil(self._side)) + 2, *sitter.shape)
@@ -167,9 +169,9 @@ class Painter:
                 self._remembered.popitem(last=False)
 
     def _draw(self, batch: Sequence[tuple[Asked, Float[np.ndarray, "z"]]]) -> None:
-        faces = [(one, latent) for one, latent in batch if self._found[one[0]]]
+        faces = [(one, latent) for one, latent in batch if self._visible[one[0]] > 0]
         for (index, level, latent), _ in batch:
-            if not self._found[index]:
+            if not self._visible[index] > 0:
                 corner = self._place(index, level).corner
                 self._remembered[index, level, latent] = PaintedFrame(self._patch(index, level, corner), corner, False)
         if not faces:
@@ -188,7 +190,7 @@ class Painter:
                 alpha = _window_alpha(offset, self._box, self._side)
             else:
                 alpha = _polygon_alpha(mask, offset, self._box, self._side)
-            window = _composited(patch, start_px, picture, alpha, offset, self._side)
+            window = _composited(patch, start_px, picture, self._visible[one[0]] * alpha, offset, self._side)
             self._remembered[one] = PaintedFrame(window, place.corner)
 
     def _place(self, index: int, level: int) -> _Place:
