@@ -138,14 +138,15 @@ class SteppedNetwork:
         e = renderer.unet.time_embed(torch.tensor(steps, device=device))
         scales, shifts = [], []
         for block in blocks:
-            norm = block.out_layers[0]
+            weight, bias = _weights(block.out_layers[0])
             scale, shift = block.emb_layers(e).chunk(2, dim=1)  # (steps, c) each
-            scales.append(norm.weight * (1 + scale))
-            shifts.append(norm.bias * (1 + scale) + shift)
+            scales.append(weight * (1 + scale))
+            shifts.append(bias * (1 + scale) + shift)
         self.scales, self.shifts = torch.cat(scales, dim=1), torch.cat(shifts, dim=1)  # (steps, all c)
-        self.style_weight = torch.cat([block.cond_emb_layers[1].weight for block in blocks])
-        self.style_bias = 1 + torch.cat([block.cond_emb_layers[1].bias for block in blocks])
-        self.widths = [len(block.cond_emb_layers[1].bias) for block in blocks]
+        styles = [_weights(block.cond_emb_layers[1]) for block in blocks]
+        self.style_weight = torch.cat([weight for weight, _ in styles])
+        self.style_bias = 1 + torch.cat([bias for _, bias in styles])
+        self.widths = [len(bias) for _, bias in styles]
         self.patch = renderer.config.patch
         self.precision = precision
         self.layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
@@ -191,7 +192,7 @@ class SteppedNetwork:
         for block in self.unet.output_blocks:
             h = _block(block, torch.cat([h, skips.pop()], dim=1), affine)
         norm, _, last = self.unet.out
-        return last(_norm_silu(h, norm.weight, norm.bias))
+        return last(_norm_silu(h, *_weights(norm)))
 
 
 def _prepared(unet: UNet, precision: torch.dtype, layout: torch.memory_format) -> UNet:
@@ -201,10 +202,17 @@ def _prepared(unet: UNet, precision: torch.dtype, layout: torch.memory_format) -
     copy = deepcopy(unet)
     for layer in copy.modules():
         if isinstance(layer, nn.Conv2d):
-            layer.to(dtype=precision, memory_format=layout)
-        elif isinstance(layer, nn.Conv1d):
+            layer.weight.data = layer.weight.data.to(memory_format=layout)
+        if isinstance(layer, nn.Conv1d | nn.Conv2d):
             layer.to(dtype=precision)
     return copy
+
+
+def _weights(layer: nn.Module) -> tuple[Tensor, Tensor]:
+    weight, bias = layer.weight, layer.bias
+    assert isinstance(weight, Tensor)
+    assert isinstance(bias, Tensor)
+    return weight, bias
 
 
 Affine = Iterator[tuple[Float[Tensor, "b c"], Float[Tensor, "b c"]]]
@@ -218,7 +226,7 @@ def _block(block: nn.Module, h: Tensor, affine: Affine) -> Tensor:
 
 def _residual(block: ResidualBlock, x: Tensor, scale: Float[Tensor, "b c"], shift: Float[Tensor, "b c"]) -> Tensor:
     norm, _, first = block.in_layers
-    h = first(resampled(_norm_silu(x, norm.weight, norm.bias), block.resample))
+    h = first(resampled(_norm_silu(x, *_weights(norm)), block.resample))
     h = block.out_layers[3](_norm_silu(h, scale, shift))
     return h.add_(block.skip_connection(resampled(x, block.resample)))
 
