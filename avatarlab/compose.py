@@ -69,8 +69,10 @@ class VideoSettings:
 class MouthWindow(Protocol):
     """A finished mouth window and where its left and top edge go (`lips.paint.PaintedFrame`)."""
 
-    window: UInt8[np.ndarray, "side side 3"]
-    corner: tuple[int, int]
+    @property
+    def window(self) -> UInt8[np.ndarray, "side side 3"]: ...
+    @property
+    def corner(self) -> tuple[int, int]: ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -134,6 +134,7 @@ class Painter:
         self._box = min(int(np.ceil(self._side)) + 2, *sitter.shape)
         noise = torch.randn((1, 3, self._size, self._size), generator=torch.Generator().manual_seed(settings.seed))
         self._drawer = settings.drawer(renderer, noise)
+        self._window_mask = None if renderer.config.window is None else 1 - window_keep(self._size)
         self._reference: Float[Tensor, "1 3 n n"] | None = None
         if renderer.config.window is None:
             seen = np.flatnonzero(self._found)
@@ -210,8 +211,8 @@ class Painter:
 
     def _mask(self, place: _Place) -> Float[np.ndarray, "n n"]:
         """1 where the renderer draws."""
-        if self.renderer.config.window is not None:
-            return 1 - window_keep(self._size)
+        if self._window_mask is not None:
+            return self._window_mask
         points = to_window(place.landmarks, place.center, self._side, self._size)
         return polygon_mask(points, 30, self._size).astype(np.float32)
 
