@@ -172,7 +172,7 @@ def track_landmarks(
         return points, found
     modelled = start is None and bool(landmark_model.installed())
     points[first], found[first] = shape[:, :2], True
-    if modelled and (again := _MeshFollower(points[first], alone).carry(frames[first])) is not None:
+    if modelled and count > 1 and (again := _MeshFollower(points[first], alone).carry(frames[first])) is not None:
         points[first] = again  # in the crop that the next frames are looked at in
     for indices in (range(first + 1, count), range(first - 1, -1, -1)):
         follower = (
