@@ -161,7 +161,7 @@ class TestImporting:
         assert Renderer.from_state_dict(models.load_tensors("renderer")).config == RENDERER
         assert Motion.from_state_dict(models.load_tensors("motion")).config == MOTION
         assert Hubert.from_state_dict(models.load_tensors("audio_features")).config == TINY_HUBERT
-        assert models.settings("renderer") == {"steps": 20}
+        assert models.settings("renderer") == {"solver": "dpm++", "steps": 3, "batch_size": 4}
         assert models.verify() == () and models.file("renderer").path is not None
         assert recipe(models, "cpu").lip_space == lip_space(models.file("renderer").path)  # type: ignore[arg-type]
 

@@ -6,6 +6,7 @@ import torch
 from avatarlab.errors import SettingsError
 from avatarlab.lips.sampler import (
     alpha_bars,
+    closing_steps,
     ddim,
     few_steps,
     multistep,
@@ -51,6 +52,19 @@ def test_trailing_steps_start_at_pure_noise() -> None:
     assert trailing_steps(4) == (999, 749, 499, 249)
     with pytest.raises(SettingsError):
         trailing_steps(0)
+
+
+def test_closing_steps_begin_and_end_as_the_published_loop_does() -> None:
+    assert closing_steps(3) == (950, 238, 0)
+    assert closing_steps(4) == (950, 422, 106, 0)
+    assert closing_steps(1) == (950,)
+    for count in range(2, 31):
+        steps = closing_steps(count)
+        assert (len(set(steps)), steps[0], steps[-1]) == (count, strided_steps(20)[0], 0)
+        assert list(steps) == sorted(steps, reverse=True)
+    for count in (0, 60):
+        with pytest.raises(SettingsError, match="sampling steps"):
+            closing_steps(count)
 
 
 def masked_case() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -19,18 +19,20 @@ from avatarlab.lips import sampler
 from avatarlab.lips.diffdub import Renderer
 from avatarlab.lips.unet import GROUPS, NORM_EPS, ResidualBlock, UNet, resampled
 
-SOLVERS = ("ddim", "dpm++", "direct")
+SOLVERS = ("ddim", "dpm++", "dpm++-trailing", "direct")
 GRAPH_WARM_UP_RUNS = 2
 
 
 def solver_steps(solver: str, count: int) -> tuple[int, ...]:
-    """The steps (of 0..999, high to low) at which a solver calls the network: strided for ddim, else trailing from 999.
+    """The steps (of 0..999, high to low) at which a solver calls the network: strided for ddim, from the same first to the
+    same last for dpm++, else trailing from 999.
 
     Raises SettingsError for a solver that does not exist or a number of steps it cannot take.
     """
     if solver not in SOLVERS:
         raise SettingsError(f"unknown solver {solver!r}", f"the solvers are {', '.join(SOLVERS)}")
-    return sampler.strided_steps(count) if solver == "ddim" else sampler.trailing_steps(count)
+    spacing = {"ddim": sampler.strided_steps, "dpm++": sampler.closing_steps}
+    return spacing.get(solver, sampler.trailing_steps)(count)
 
 
 class Drawer:
@@ -50,8 +52,9 @@ class Drawer:
         batch_size: int = 16,
         precision: torch.dtype = torch.float32,
     ) -> None:
-        """`ddim`: the published sampling (`steps` 20 there); `dpm++`: DPM-Solver++ for the same networks in fewer steps;
-        `direct`: `Renderer.sample`, for the bundled window renderer in 1 to 4 steps.
+        """`ddim`: the published sampling (`steps` 20 there). `dpm++`: DPM-Solver++ for the same networks in fewer steps;
+        `dpm++-trailing`: from 999 on, where pure noise belongs, and so to another picture. `direct`: `Renderer.sample`, for
+        the bundled window renderer in 1 to 4 steps.
 
         Raises SettingsError for a solver, number of steps, precision or batch size that there is not.
         """
@@ -113,7 +116,7 @@ class Drawer:
             signal = sampler.signal(step)
             return (x - signal**0.5 * (reference + output(x, step))) / (1 - signal) ** 0.5
 
-        if self.solver == "dpm++":
+        if self.solver.startswith("dpm++"):
             return sampler.multistep(clean, start, keep, self.noise, self.steps)
         if self.solver == "direct":
             return sampler.few_steps(clean, start, keep, self.noise, self.steps)

@@ -23,7 +23,7 @@ from avatarlab.lips.life import Living
 from avatarlab.lips.lip_images import PUBLISHED_PX, squares, to_tensor
 from avatarlab.lips.mask import cut_window, mouth_alpha, polygon_mask, smoothed, to_window, window_keep
 
-PUBLISHED_STEPS = 6  # of dpm++
+PUBLISHED_STEPS = 3  # of dpm++
 CHUNK_BATCHES = 4  # asked for at a time
 REMEMBERED_BYTES = 64 << 20  # of finished windows
 PRECISIONS_TORCH = {"float32": torch.float32, "bfloat16": torch.bfloat16}

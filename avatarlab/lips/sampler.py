@@ -44,6 +44,18 @@ def trailing_steps(count: int) -> tuple[int, ...]:
     return tuple(round(STEPS - index * STEPS / count) - 1 for index in range(count))
 
 
+def closing_steps(count: int) -> tuple[int, ...]:
+    """`count` steps, high to low, over the range of the published 20: from 950 to 0, closer together towards 0.
+
+    Begun and ended like the published loop, few steps come near its picture (spaced by the square root of the step, as
+    what is still open about a picture shrinks); begun at 999 they cannot, however many they are.
+    """
+    steps = tuple(round(strided_steps(20)[0] * (1 - index / max(1, count - 1)) ** 2) for index in range(count))
+    if count < 1 or len(set(steps)) < count:
+        raise SettingsError(f"{count} sampling steps", "use 1 to 30 steps")
+    return steps
+
+
 def ddim(
     predict_noise: Predict,
     start: Float[Tensor, "b c h w"],
