@@ -200,7 +200,7 @@ def test_the_middle_of_a_window_is_as_if_the_whole_were_heard(
 ) -> None:
     network = motion if kind == "bundled" else published
     references = np.random.default_rng(1).normal(size=(75, network.config.style)).astype(np.float32)
-    sound = (0.1 * np.random.default_rng(0).normal(size=640 * 875)).astype(np.float32)
+    sound = speech(875)
     latents = lip_latents(network, sound, references, hubert=hubert)
     with torch.inference_mode():
         heard = log_mel(torch.from_numpy(sound)) if kind == "bundled" else hubert.features(sound).between(0, 1750)
@@ -258,3 +258,23 @@ def test_whole_silence_is_a_closed_mouth_and_a_stop_consonant_is_not(motion: Mot
 def test_the_resting_mouth_is_one_of_the_references() -> None:
     references = np.array([[0.0, 0.0], [0.1, 0.0], [9.0, 9.0]], np.float32)
     assert any(np.array_equal(resting(references), row) for row in references[:2])
+
+
+@pytest.mark.parametrize("decibels", [-50, -30])
+def test_the_mouth_stays_shut_in_steady_noise_however_loud_it_is_raised(decibels: int) -> None:
+    rng = np.random.default_rng(0)
+    hiss = rng.normal(size=640 * 50)
+    spectrum = np.fft.rfft(hiss) / np.sqrt(1 + np.square(np.fft.rfftfreq(len(hiss), 1 / 16_000) / 200))
+    room = np.fft.irfft(spectrum, len(hiss))
+    for noise in (hiss, room):
+        level = 10 ** (decibels / 20) / noise.std()
+        assert (silence_weights((noise * level).astype(np.float32)) == 1).all()
+
+
+def test_a_held_vowel_and_speech_in_noise_are_no_steady_noise() -> None:
+    time = np.arange(640 * 50) / 16_000
+    vowel = sum(np.sin(2 * np.pi * 120 * k * time) / k for k in range(1, 20))
+    noise = np.random.default_rng(0).normal(size=len(time))
+    syllables = vowel * (0.5 + 0.5 * np.sign(np.sin(2 * np.pi * 3 * time)))
+    for sound in (vowel, vowel + 0.3 * noise, syllables + 0.5 * noise):
+        assert (silence_weights((0.1 * sound).astype(np.float32)) == 0).any()

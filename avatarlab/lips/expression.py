@@ -9,11 +9,8 @@ from jaxtyping import Bool, Float32, Float64, UInt8
 
 from avatarlab import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_VIDEO_FRAME
 from avatarlab.lips.life import EMPHASIS_LEVELS
+from avatarlab.lips.pitch import HOP, semitones
 
-_HOP = SAMPLE_RATE_HZ // 100
-_PITCH_WINDOW = 4 * _HOP
-_LOWEST_HZ, _HIGHEST_HZ = 70, 400
-_VOICED = 0.5  # autocorrelation from which a window has a pitch
 _SILENT_BELOW_PEAK_DB, _SILENT_DB = 32.0, -55.0
 _SHORTEST_PAUSE_FRAMES = 5  # shorter gaps belong to the speech around them
 _SYLLABLE_SECONDS = 0.05  # standard deviation of the smoothing that leaves one peak for a syllable
@@ -47,8 +44,8 @@ def emphasis(waveform: Float32[np.ndarray, "s"]) -> UInt8[np.ndarray, "f"]:
 
 def _loudness(sound: Float64[np.ndarray, "s"]) -> Float64[np.ndarray, "k"]:
     """Decibels below full scale of every 10 ms, smoothed to syllables."""
-    power = np.square(sound.reshape(-1, _HOP)).mean(1)
-    return np.asarray(10 * np.log10(_gaussian(power, _SYLLABLE_SECONDS * SAMPLE_RATE_HZ / _HOP) + 1e-10))
+    power = np.square(sound.reshape(-1, HOP)).mean(1)
+    return np.asarray(10 * np.log10(_gaussian(power, _SYLLABLE_SECONDS * SAMPLE_RATE_HZ / HOP) + 1e-10))
 
 
 def _gaussian(values: Float64[np.ndarray, "k"], deviation: float) -> Float64[np.ndarray, "k"]:
@@ -59,7 +56,7 @@ def _gaussian(values: Float64[np.ndarray, "k"], deviation: float) -> Float64[np.
 
 def _speaks(loudness: Float64[np.ndarray, "k"]) -> Bool[np.ndarray, "f"]:
     """The video frames that are not silent; short gaps are filled."""
-    of_frames = loudness.reshape(-1, SAMPLES_PER_VIDEO_FRAME // _HOP).max(1)
+    of_frames = loudness.reshape(-1, SAMPLES_PER_VIDEO_FRAME // HOP).max(1)
     speaks = of_frames > max(_SILENT_DB, float(of_frames.max()) - _SILENT_BELOW_PEAK_DB)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], ~speaks, [False]]).astype(np.int8)))
     for start, end in edges.reshape(-1, 2).tolist():
@@ -84,12 +81,12 @@ def _stresses(
     """Video frames of stressed syllables and their levels, the strongest first."""
     inner = loudness[1:-1]
     peaks = np.flatnonzero((inner > loudness[:-2]) & (inner >= loudness[2:])) + 1
-    per_frame = SAMPLES_PER_VIDEO_FRAME // _HOP
-    pitch = _semitones(sound, peaks)
+    per_frame = SAMPLES_PER_VIDEO_FRAME // HOP
+    pitch = semitones(sound, peaks)
     peaks, pitch = peaks[~np.isnan(pitch)], pitch[~np.isnan(pitch)]
     heard = speaks[peaks // per_frame]
     peaks, pitch = peaks[heard], pitch[heard]
-    reach = _NEIGHBOURHOOD_SECONDS * SAMPLE_RATE_HZ / _HOP
+    reach = _NEIGHBOURHOOD_SECONDS * SAMPLE_RATE_HZ / HOP
     stress = np.zeros(len(peaks))
     for k, peak in enumerate(peaks):
         near = np.abs(peaks - peak) <= reach
@@ -104,33 +101,3 @@ def _stresses(
         if all(abs(frame - other) >= _SECONDS_APART * FPS for other, _ in chosen):
             chosen.append((frame, min(EMPHASIS_LEVELS - 1.0, 2.0 + 2.5 * float(stress[k]))))
     return chosen
-
-
-def _semitones(sound: Float64[np.ndarray, "s"], hops: np.ndarray) -> Float64[np.ndarray, "n"]:
-    """The pitch around each hop in semitones above 1 Hz: the median of five windows; NaN where there is none."""
-    starts = (hops[:, None] + np.arange(-2, 3)) * _HOP + (_HOP - _PITCH_WINDOW) // 2
-    padded = np.pad(sound, _PITCH_WINDOW)
-    windows = padded[starts.reshape(-1, 1) + _PITCH_WINDOW + np.arange(_PITCH_WINDOW)]
-    windows = (windows - windows.mean(1, keepdims=True)) * np.hanning(_PITCH_WINDOW)
-    size = 2 * _PITCH_WINDOW
-    correlation = np.fft.irfft(np.square(np.abs(np.fft.rfft(windows, size))), size)
-    # a window correlates with itself less the farther it is moved, without having less of a pitch
-    taper = np.fft.irfft(np.square(np.abs(np.fft.rfft(np.hanning(_PITCH_WINDOW), size))), size)
-    lags = np.arange(SAMPLE_RATE_HZ // _HIGHEST_HZ, SAMPLE_RATE_HZ // _LOWEST_HZ + 1)
-    share = correlation[:, lags] / np.maximum(correlation[:, :1], 1e-9) / (taper[lags] / taper[0])
-    # of nearly equal peaks the shortest period is meant
-    best = np.argmax(share >= 0.9 * share.max(1, keepdims=True, initial=0.0), axis=1)
-    rows = np.arange(len(best))
-    for _ in range(len(lags)):
-        right = np.minimum(best + 1, len(lags) - 1)
-        climbs = share[rows, right] > share[rows, best]
-        if not climbs.any():
-            break
-        best = np.where(climbs, right, best)
-    pitch = 12 * np.log2(SAMPLE_RATE_HZ / lags[best])
-    pitch[share[rows, best] < _VOICED] = np.nan
-    per_hop = pitch.reshape(-1, 5)
-    voiced = (~np.isnan(per_hop)).sum(1) >= 2
-    result = np.full(len(hops), np.nan)
-    result[voiced] = np.nanmedian(per_hop[voiced], axis=1)
-    return result

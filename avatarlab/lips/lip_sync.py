@@ -13,6 +13,7 @@ from avatarlab.errors import InputError, SettingsError
 from avatarlab.lips.diffdub import Motion
 from avatarlab.lips.features import BANDS, Features, LogMel
 from avatarlab.lips.lip_images import PUBLISHED_REFERENCES
+from avatarlab.lips.pitch import HOP, semitones
 
 if TYPE_CHECKING:
     from avatarlab.lips.hubert import Hubert
@@ -22,6 +23,10 @@ OVERLAP_FRAMES = FPS
 SILENCE_BELOW_SPEECH_DB = 36.0
 SILENCE_DBFS = -58.0
 SHORTEST_SILENCE_FRAMES = 6  # a stop consonant is silent for less
+STEADY_DB = 12.0  # a louder range than this is no steady noise
+LOOKED_AT_FRAMES = 60 * FPS
+SHORTEST_NOISE_FRAMES = 20  # less is too short to be called steady
+LEAST_VOICED = 0.2  # share of frames with a pitch from which a steady sound may be a voice
 CLOSING_FRAMES = 3  # 120 ms
 
 
@@ -125,10 +130,13 @@ def _in_windows(
 def silence_weights(waveform: Float[np.ndarray, "s"]) -> Float[np.ndarray, "f"]:
     """0 while there is speech, 1 in silence, a soft step of 120 ms between, inside the silence.
 
-    Silent is a video frame 36 dB below the loud frames of the clip, or below -58 dBFS, in a run of at least 240 ms.
+    Silent is a video frame 36 dB below the loud frames of the clip, or below -58 dBFS, in a run of at least 240 ms; and all
+    of a clip in which there is only a steady noise.
     """
     block = WINDOW_FRAMES * SAMPLES_PER_VIDEO_FRAME
     level = np.concatenate([_decibels(waveform[at : at + block]) for at in range(0, len(waveform), block)])
+    if _steady_noise(waveform, level):
+        return np.ones(len(level))
     threshold = max(SILENCE_DBFS, float(np.quantile(level, 0.95)) - SILENCE_BELOW_SPEECH_DB)
     silent = _long_runs(level < threshold, SHORTEST_SILENCE_FRAMES)
     # Distance in frames from the nearest speech before or after, as a raised cosine over the closing time.
@@ -138,6 +146,20 @@ def silence_weights(waveform: Float[np.ndarray, "s"]) -> Float[np.ndarray, "f"]:
     distance = np.minimum(index - before, after - index)
     progress = np.clip(distance / (CLOSING_FRAMES + 1), 0, 1)
     return np.asarray(0.5 - 0.5 * np.cos(np.pi * progress))
+
+
+def _steady_noise(waveform: Float[np.ndarray, "s"], level: Float[np.ndarray, "f"]) -> bool:
+    """Speech comes and goes; what neither does nor has a pitch, as a held vowel has, is a fan or a room.
+
+    Pitch is looked for in the first minute.
+    """
+    heard = np.flatnonzero(level > SILENCE_DBFS)
+    if len(heard) < SHORTEST_NOISE_FRAMES or np.ptp(np.quantile(level[heard], [0.05, 0.95])) > STEADY_DB:
+        return False
+    first = waveform[: LOOKED_AT_FRAMES * SAMPLES_PER_VIDEO_FRAME]
+    middles = heard[heard < LOOKED_AT_FRAMES] * (SAMPLES_PER_VIDEO_FRAME // HOP) + SAMPLES_PER_VIDEO_FRAME // HOP // 2
+    pitch = semitones(np.asarray(first, dtype=np.float64), middles)
+    return bool(np.isfinite(pitch).sum() <= LEAST_VOICED * len(pitch))
 
 
 def _decibels(waveform: Float[np.ndarray, "s"]) -> Float[np.ndarray, "f"]:
