@@ -155,7 +155,7 @@ class Painter:
                 f"{len(poses)} poses, {len(emphasis)} levels of emphasis and {len(latents)} latents",
                 "give as many of each as there are frames",
             )
-        at_once = self.settings.batch_size * CHUNK_BATCHES
+        at_once = self.settings.batch_size * max(1, min(CHUNK_BATCHES, self._room // self.settings.batch_size))
         for first in range(0, len(poses), at_once):
             chunk = range(first, min(first + at_once, len(poses)))
             asked = [(int(poses[k]), int(emphasis[k]), latents[k].tobytes()) for k in chunk]
