@@ -21,8 +21,9 @@ from avatarlab.lips.lip_images import lip_references
 from avatarlab.media import write_lossless
 from avatarlab.training.corpus import synthesise, write_wav
 from avatarlab.training.evaluate_lips import paint_clip
-from benchmarks.lips import bench_threads, held_out_voice, load_lips
+from benchmarks.lips import held_out_voice, load_lips
 from benchmarks.speech import LECTURE, lines_of
+from benchmarks.workshop import bench_threads
 
 WORKERS = 2
 DRAWN_FRAMES = 96

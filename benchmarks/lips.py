@@ -7,12 +7,10 @@ network, and the voices (styles.HELD_OUT) and the unseen presenters by none eith
 import functools
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, UInt8
 
 from avatarlab import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_VIDEO_FRAME
@@ -46,6 +44,7 @@ from avatarlab.training.lip_reading import Ear, Sync, shifted, sync
 from avatarlab.training.presenters import BUNDLED, Presenter, mouth_opening
 from avatarlab.training.styles import HELD_OUT, TRAINED
 from benchmarks.speech import LECTURE, READING, lines_of
+from benchmarks.workshop import bench_threads
 
 UTTERANCES = 20
 UNSEEN_PRESENTERS = 20
@@ -54,17 +53,6 @@ SILENCE_FRAMES = FPS
 PAUSE_SECONDS = 0.8
 SHIFT_FRAMES = 4
 Waveform = Float[np.ndarray, "_"]
-
-
-@contextmanager
-def bench_threads(count: int = 2) -> Iterator[None]:
-    """So many threads for the networks, as many as there were afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @functools.cache

@@ -11,8 +11,7 @@ noise in a picture as the published one does.
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -31,6 +30,7 @@ from avatarlab.training.evaluate_lips import unseen_windows
 from avatarlab.training.renderer import make_batch
 from benchmarks.lips import held_out_voice, load_lips
 from benchmarks.speech import LECTURE, lines_of
+from benchmarks.workshop import bench_threads
 
 SIZE_PX = 256
 MASK_PX = (75, 88)  # width and height of the published mask's box in the sampled frames (spec diffdub 1.4)
@@ -94,7 +94,7 @@ def measure_published(
     start, reference, keep, z, noise = _scene(renderer, frames, size_px)
     masked = keep.expand(1, 3, -1, -1) == 0
     plain_seconds, ours_seconds, psnrs = [], [], []
-    with _threads(threads), torch.inference_mode():
+    with bench_threads(threads), torch.inference_mode():
         drawer = Drawer(renderer, noise, steps, "dpm++", batch_size=1)
         *warm_up, warm_up_noise = _scene(renderer, 1, 32)  # the solver's import is no part of a frame
         Drawer(renderer, warm_up_noise, 1, "dpm++", batch_size=1).draw(*warm_up)
@@ -186,13 +186,3 @@ def _timed(call: Callable[[], Float[Tensor, "1 3 n n"]]) -> tuple[Float[Tensor, 
     began = time.perf_counter()
     drawn = call()
     return drawn, time.perf_counter() - began
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -8,8 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from avatarlab.speech.small_e import BOS, SmallE, SmallEConfig, masked_attention
 from avatarlab.stages import Line, audio_item, tokens_item
 from avatarlab.text import normalise
 from avatarlab.text.front_end import front_end
-from benchmarks.workshop import Workshop, workshop
+from benchmarks.workshop import Workshop, bench_threads, workshop
 
 PUBLISHED_60M = SmallEConfig(
     width=512, text_vocabulary=256, text_layers=9, text_heads=8, encoder_blocks=6, decoder_blocks=6, heads=4,
@@ -180,7 +179,7 @@ def measure_step(batch: int, threads: int = 2, steps: int = 10, rounds: int = 4)
     ids = torch.randint(3, 256, (batch, TEXT_UNITS), generator=generator)
     mask = torch.ones_like(ids, dtype=torch.bool)
     column = torch.randint(3, 1000, (batch, PUBLISHED_60M.codebooks), generator=generator)
-    with _threads(threads), torch.inference_mode():
+    with bench_threads(threads), torch.inference_mode():
         _, _, state = prefill(model, ids, mask, [torch.full((1, PUBLISHED_60M.codebooks), BOS)] * batch)
         step, naive, cached = SmallEStep(model), NaiveLoop(model, ids, mask, False), NaiveLoop(model, ids, mask, True)
         forms = (lambda: step(column, state), lambda: naive(column), lambda: cached(column))
@@ -195,10 +194,10 @@ def measure_bundled(models: str | None, sentences: Sequence[str], threads: int =
     """
     with workshop(models) as shop:
         warm_up(shop.context)
-        with _threads(threads):
+        with bench_threads(threads):
             _speak(shop, ["Good morning."], models, voice)
             batched = _speak(shop, sentences, models, voice)
-    with workshop(models) as shop, _threads(threads):  # nothing of the batch is found in an empty store
+    with workshop(models) as shop, bench_threads(threads):  # nothing of the batch is found in an empty store
         _speak(shop, ["Good morning."], models, voice)
         alone = [_speak(shop, [sentence], models, voice) for sentence in sentences]
     heard, spent = (sum(times) for times in zip(*alone, strict=True))
@@ -353,13 +352,3 @@ def _cuda_seconds(call: Callable[[], object], count: int) -> float:
         call()
     torch.cuda.synchronize()
     return (time.perf_counter() - started) / count
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from avatarlab.artifacts import Action, Artifacts, Blob
 from avatarlab.errors import WorkerError
@@ -43,3 +44,14 @@ def workshop(models: str | None) -> Iterator[Workshop]:
     with tempfile.TemporaryDirectory(prefix="avatarlab-bench-") as folder:
         context = StageContext(folder, model_set.path, model_set.set_digest)
         yield Workshop(context, made_with, Artifacts(open_store(folder)))
+
+
+@contextmanager
+def bench_threads(count: int = 2) -> Iterator[None]:
+    """So many threads for the networks, as many as there were afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
