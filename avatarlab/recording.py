@@ -1,7 +1,6 @@
 """A recording of a voice as plain samples on disk, read piece by piece: an hour takes no more memory than a minute."""
 
 import wave
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -53,11 +52,6 @@ class Recording:
             part = self.waveform(first, min(first + READ_FRAMES, self.frame_count)).astype(np.float64)
             found.append(np.square(part).reshape(-1, SAMPLES_PER_VIDEO_FRAME).mean(axis=1))
         return np.concatenate(found)
-
-    def parts(self) -> Iterator[Float32[np.ndarray, "s"]]:
-        """All of it, a minute at a time."""
-        for first in range(0, self.frame_count, READ_FRAMES):
-            yield self.waveform(first, min(first + READ_FRAMES, self.frame_count))
 
 
 def quiet_pieces(energy: Float[np.ndarray, "f"]) -> list[tuple[int, int]]:

@@ -90,12 +90,6 @@ def to_window(
     return ((np.asarray(landmarks) + 0.5 - corner) * (size / side) - 0.5).astype(np.float32)
 
 
-def lip_window(window: Window) -> Window:
-    """The square the bundled semantic encoder looks at: lips and chin, inside the mouth window."""
-    unit = window.side / WINDOW_SIDE
-    return Window((window.center[0], window.center[1] + LIP_CENTER_Y * unit), LIP_SIDE * unit)
-
-
 def mouth_alpha(
     x: Float[np.ndarray, "*n"], y: Float[np.ndarray, "*n"]
 ) -> tuple[Float[np.ndarray, "*n"], Float[np.ndarray, "*n"]]:
