@@ -139,7 +139,8 @@ class Painter:
         if renderer.config.window is None:
             seen = np.flatnonzero(self._found)
             spread = np.square(own[seen] - np.median(own[seen], axis=0)).sum(axis=(1, 2))
-            self._reference = to_tensor([self._square(int(seen[spread.argmin()]), 0)], renderer)
+            shown = int(seen[spread.argmin()])
+            self._reference = to_tensor([self._square(shown, 0, self._place(shown, 0))], renderer)
         self._remembered: OrderedDict[Asked, PaintedFrame] = OrderedDict()
         self._room = max(1, REMEMBERED_BYTES // (3 * self._box**2))
 
@@ -178,7 +179,9 @@ class Painter:
         if not faces:
             return
         places = [self._place(index, level) for (index, level, _), _ in faces]
-        starts = [self._square(index, level) for (index, level, _), _ in faces]
+        starts = [
+            self._square(index, level, place) for ((index, level, _), _), place in zip(faces, places, strict=True)
+        ]
         masks = [self._mask(place) for place in places]
         start, keep = to_tensor(starts, self.renderer), 1 - torch.from_numpy(np.stack(masks)[:, None]).float()
         z = torch.from_numpy(np.stack([latent for _, latent in faces]).astype(np.float32))
@@ -201,9 +204,9 @@ class Painter:
         corner = np.clip(np.floor(center - self._side / 2) - 1, 0, [width - self._box, height - self._box]).astype(int)
         return _Place((float(center[0]), float(center[1])), marks, (int(corner[0]), int(corner[1])))
 
-    def _square(self, index: int, level: int) -> UInt8[np.ndarray, "n n 3"]:
+    def _square(self, index: int, level: int, place: _Place) -> UInt8[np.ndarray, "n n 3"]:
         """The part of the picture that the renderer sees, at the renderer's size."""
-        return cut_window(self.sitter.picture(index, level), self._place(index, level).center, self._side, self._size)
+        return cut_window(self.sitter.picture(index, level), place.center, self._side, self._size)
 
     def _patch(self, index: int, level: int, corner: tuple[int, int]) -> UInt8[np.ndarray, "side side 3"]:
         x, y = corner
