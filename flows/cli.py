@@ -18,11 +18,12 @@ from rich.table import Column, Table
 
 from avatarlab.errors import AvatarLabError, InputError, ManifestError, Problem
 from flows.launch import launch
-from flows.session import Report, Request, check, describe, prepare
+from flows.session import Report, Request, checked_portions, describe, planner_of, prepare
 from flows.signals import terminate_as_interrupt
 
 DEFAULT_AVATAR = "ada"
 TRAINING = Path("training")
+ROWS_SHOWN = 50
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -88,29 +89,28 @@ def check_command(
     as_json: JsonOption = False,
 ) -> None:
     """Examine a manifest, its scripts, avatars and backgrounds. Nothing is computed."""
-    from avatarlab.manifest import read_manifest
     from avatarlab.models import read_model_set
 
     request = Request(manifest, "", models, tuple(avatars or ()), only=_ids(only), lexicon=lexicon)
-    read = read_manifest(manifest)
-    planned, checked = check(read.only(request.only) if request.only else read, request, read_model_set(models))
-    if as_json:
-        _print_json(
-            {
-                "valid": len(planned.rows),
-                "invalid": len(checked.invalid),
-                "problems": [asdict(problem) for problem in checked.problems],
-                "notes": {item.row.id: list(item.notes) for item in planned.rows if item.notes},
-            }
-        )
-    else:
-        for problem in checked.problems:
+    valid, invalid, problems, notes = 0, 0, list[Problem](), dict[str, list[str]]()
+    for portion in checked_portions(request, planner_of(request, read_model_set(models))):
+        valid += len(portion.rows)
+        invalid += len(portion.manifest.invalid)
+        problems += portion.manifest.problems
+        notes.update((item.row.id, list(item.notes)) for item in portion.rows if item.notes)
+        if as_json:
+            continue
+        for problem in portion.manifest.problems:
             errors.print(_line(problem))
-        for item in planned.rows:
+        for item in portion.rows:
             for note in item.notes:
                 errors.print(f"row {item.row.number}, id {item.row.id}: {note}")
-        output.print(f"{len(planned.rows)} rows can be rendered, {len(checked.invalid)} cannot")
-    if checked.problems:
+    if as_json:
+        found = [asdict(problem) for problem in problems]
+        _print_json({"valid": valid, "invalid": invalid, "problems": found, "notes": notes})
+    else:
+        output.print(f"{valid} rows can be rendered, {invalid} cannot")
+    if problems:
         raise typer.Exit(2)
 
 
@@ -128,7 +128,7 @@ def plan_command(
 ) -> None:
     """Say what a render would find in the store and what it would make. Nothing is computed."""
     request = Request(manifest, store, models, tuple(avatars or ()), device, _ids(only), skip_invalid, lexicon=lexicon)
-    plan = describe(prepare(request))
+    plan = describe(prepare(request, errors.print))
     if as_json:
         _print_json({name: value for name, value in plan.items() if name != "run_id"})
         return
@@ -172,7 +172,7 @@ def render_command(
         scheduler,
         lexicon,
     )
-    prepared = prepare(request)
+    prepared = prepare(request, errors.print)
     for note in prepared.notes:
         errors.print(note)
     try:
@@ -183,7 +183,7 @@ def render_command(
         _tell(error, as_json)
         raise typer.Exit(1) from error
     if as_json:
-        _print_json(report_as_data(report))
+        _print_report_as_json(report)
     else:
         _print_report(report)
     raise typer.Exit(report.exit_code)
@@ -642,31 +642,43 @@ def train_all(
     output.print(str(training.model_set(out).path))
 
 
-def report_as_data(report: Report) -> dict[str, object]:
-    """What `render --json` prints."""
-    return {
+def _print_report_as_json(report: Report) -> None:
+    """One object, whose rows are written as they are read."""
+    told = {
         "run_id": report.run_id,
         "exit_code": report.exit_code,
         "interrupted": report.interrupted,
-        "counts": report.counts,
+        "given_up": report.given_up,
+        "counts": dict(report.counts),
         "seconds": round(report.seconds, 2),
         "results": report.results_uri,
         "set_aside": [asdict(found) for found in report.set_aside],
-        "rows": [asdict(row) for row in report.rows],
     }
+    sys.stdout.write(json.dumps(told, ensure_ascii=False)[:-1] + ', "rows": [')
+    for number, row in enumerate(report.rows):
+        sys.stdout.write((", " if number else "") + json.dumps(asdict(row), ensure_ascii=False))
+    sys.stdout.write("]}\n")
 
 
 def _print_report(report: Report) -> None:
+    """Every row of a short run; of a long one what failed, as far as a terminal can hold it."""
+    total = sum(report.counts.values())
     table = Table("id", "status", "seconds", Column("video", overflow="fold"))
+    shown = 0
     for row in report.rows:
-        length = f"{row.duration_seconds:.2f}" if row.duration_seconds is not None else ""
-        table.add_row(row.id, row.status, length, row.video_uri or "")
-    output.print(table)
-    for row in report.rows:
-        if row.error:
+        if total <= ROWS_SHOWN:
+            length = f"{row.duration_seconds:.2f}" if row.duration_seconds is not None else ""
+            table.add_row(row.id, row.status, length, row.video_uri or "")
+        if row.error and (shown := shown + 1) <= ROWS_SHOWN:
             errors.print(f"{row.id}: {row.error}" + (f" ({row.remedy})" if row.remedy else ""))
-        for note in row.notes:
+        for note in row.notes if total <= ROWS_SHOWN else ():
             errors.print(f"{row.id}: {note}")
+    if shown > ROWS_SHOWN:
+        errors.print(f"and {shown - ROWS_SHOWN} rows more that failed")
+    if table.row_count:
+        output.print(table)
+    if report.given_up:
+        errors.print(f"ended early: {report.given_up}")
     counts = ", ".join(f"{count} {status}" for status, count in report.counts.items())
     errors.print(f"{counts or 'nothing to do'} in {report.seconds:.1f} s; results: {report.results_uri}")
 

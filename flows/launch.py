@@ -31,7 +31,7 @@ def launch(prepared: Prepared, *, no_prefect: bool, say: Callable[[str], object]
             server.wait()
             return _in_prefect(prepared, None, stop, stack, say, server.url)
         say("everything is in the store already: no worker, engine or Prefect server is started")
-        listener = stack.enter_context(progress_for_people())
+        listener = stack.enter_context(progress_for_people(prepared.survey.totals))
         with stopping_on_signals(stop):
             return carry_out(prepared, None, stop, listener)
 
@@ -50,7 +50,7 @@ def _with_workers(
     if server is not None:
         server.wait()
         return _in_prefect(prepared, pool, stop, stack, say, server.url)
-    listener = stack.enter_context(progress_for_people())
+    listener = stack.enter_context(progress_for_people(prepared.survey.totals))
     starter = stack.enter_context(ThreadStarter(pool))
     with stopping_on_signals(stop):
         return carry_out(prepared, starter, stop, listener)
@@ -67,7 +67,7 @@ def _in_prefect(
     from flows.render import Handover, handover, render
     from flows.server import wait_until_recorded
 
-    given = Handover(prepared, pool, stop, stack.enter_context(progress_for_people()))
+    given = Handover(prepared, pool, stop, stack.enter_context(progress_for_people(prepared.survey.totals)))
     token = handover.set(given)
     request = prepared.request
     try:

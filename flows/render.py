@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any, cast
 
 from prefect import flow
@@ -22,9 +23,10 @@ from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from avatarlab.errors import WorkerError
-from avatarlab.plan import Batch
+from avatarlab.graph import Batch
 from avatarlab.stages import Outcome
 from flows.drive import Listener
+from flows.progress import Pace
 from flows.session import Prepared, Report, Request, carry_out, prepare
 from flows.signals import stopping_on_signals
 from flows.workers import default_workers, open_pool
@@ -91,21 +93,29 @@ class ProgressArtifact:
     """Tells Prefect how far the run is, at most every few seconds, and passes on what it hears."""
 
     then: Listener
+    totals: Mapping[str, int]
     id: Any = None
-    told: float = field(default=0.0)
+    told: float = 0.0
 
-    def progress(self, settled: Mapping[str, int], totals: Mapping[str, int]) -> None:
-        self.then.progress(settled, totals)
-        share = 100.0 * sum(settled.values()) / max(1, sum(totals.values()))
+    def __post_init__(self) -> None:
+        self.pace = Pace(self.totals["video"])
+
+    def progress(self, settled: Mapping[str, int]) -> None:
+        self.then.progress(settled)
+        share = 100.0 * sum(settled.values()) / max(1, sum(self.totals.values()))
+        if self.id is not None and time.monotonic() - self.told < ARTIFACT_SECONDS and share < 100.0:
+            return
+        pace = self.pace.told(settled["video"])
+        text = f"{settled['video']} of {self.totals['video']} rows{f', {pace}' if pace else ''}"
         if self.id is None:
-            self.id = create_progress_artifact(share, key="render-progress", description="Units of all stages")
-        elif time.monotonic() - self.told >= ARTIFACT_SECONDS or share >= 100.0:
-            update_progress_artifact(self.id, share)
-            self.told = time.monotonic()
+            self.id = create_progress_artifact(share, key="render-progress", description=text)
+        else:
+            update_progress_artifact(self.id, share, description=text)
+        self.told = time.monotonic()
 
 
 class Silent:
-    def progress(self, settled: Mapping[str, int], totals: Mapping[str, int]) -> None:
+    def progress(self, settled: Mapping[str, int]) -> None:
         pass
 
 
@@ -150,13 +160,15 @@ def render(
 
 
 def _render(given: Handover) -> State[dict[str, int]]:
-    for stage, hits in given.prepared.graph.found.items():
+    for stage, hits in given.prepared.survey.found.items():
         if hits:
-            report_cached.submit(stage, len(hits)).wait()
+            report_cached.submit(stage, hits).wait()
             given.task_runs += 1
     starter = PrefectStarter(given.pool) if given.pool else None
     with stopping_on_signals(given.stop):  # Prefect's own handler would crash the flow and lose what runs
-        report = carry_out(given.prepared, starter, given.stop, ProgressArtifact(given.listener))
+        report = carry_out(
+            given.prepared, starter, given.stop, ProgressArtifact(given.listener, given.prepared.survey.totals)
+        )
     given.task_runs += starter.started if starter else 0
     given.flow_run_id = str(flow_run.id)
     given.report = report
@@ -169,15 +181,15 @@ def _render(given: Handover) -> State[dict[str, int]]:
                 "seconds": row.duration_seconds,
                 "error": row.error,
             }
-            for row in report.rows[:TABLE_ROWS]
+            for row in islice(report.rows, TABLE_ROWS)
         ],
         key="render-results",
         description=f"{report.counts}; all rows: {report.results_uri}",
     )
     if report.interrupted:
-        return Cancelled(message=f"interrupted: {report.counts}", data=report.counts)
+        return Cancelled(message=f"interrupted: {report.counts}", data=dict(report.counts))
     if report.exit_code:
-        return Failed(message=f"some rows failed: {report.counts}", data=report.counts)
+        return Failed(message=f"some rows failed: {report.counts}", data=dict(report.counts))
     if set(report.counts) == {"cached"}:
-        return Completed(name="Cached", message=f"{report.counts}", data=report.counts)
-    return Completed(message=f"{report.counts}", data=report.counts)
+        return Completed(name="Cached", message=f"{report.counts}", data=dict(report.counts))
+    return Completed(message=f"{report.counts}", data=dict(report.counts))

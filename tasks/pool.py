@@ -18,7 +18,7 @@ from distributed.scheduler import NoValidWorkerError, NoWorkerError
 
 from avatarlab.errors import WorkerError
 from avatarlab.execute import run_batch, warm_up
-from avatarlab.plan import Batch
+from avatarlab.graph import Batch
 from avatarlab.stages import Item, Outcome, StageContext
 
 logger = logging.getLogger(__name__)

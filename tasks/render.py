@@ -12,7 +12,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Completed, Failed
 
 from avatarlab.errors import AvatarLabError
-from avatarlab.plan import Batch
+from avatarlab.graph import Batch
 from avatarlab.stages import Outcome
 from tasks.pool import Pool
 

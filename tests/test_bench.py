@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from avatarlab.errors import NotFound
-from avatarlab.manifest import ResultRow, read_manifest, write_manifest, write_results
+from avatarlab.manifest import read_manifest, write_manifest
 from avatarlab.media import VideoWriter
+from avatarlab.results import ResultRow, write_results
 from avatarlab.text import is_known, normalise
 from benchmarks.bench import MEASURES, Row, main, table
 from benchmarks.runs import compute_by_stage, video_lengths

@@ -16,16 +16,16 @@ import cloudpickle
 import pyarrow.parquet as pq
 import pytest
 import tiny
-from tiny import World, render_inline
+from tiny import World, render_inline, rows_of
 
 from avatarlab.artifacts import Action
 from avatarlab.errors import ManifestError, SettingsError, StoreUnreachable, WeightsError, WorkerError
+from avatarlab.graph import Batch, Finished
 from avatarlab.media import probe
-from avatarlab.plan import Batch
 from avatarlab.stages import Item, Outcome, StageContext, TokensItem
 from flows.drive import PASSES
 from flows.server import prefect_server
-from flows.session import Request, ThreadStarter, carry_out, metadata, prepare
+from flows.session import Prepared, Request, ThreadStarter, carry_out, metadata, prepare
 from flows.workers import default_workers, open_pool, slot_of
 from tasks.pool import DaskPool, Slots
 
@@ -54,6 +54,13 @@ def fresh(template: World, tmp_path: Path) -> World:
     """The same models and avatar over an empty store."""
     subprocess.run(["cp", "-a", template.folder / "models", template.folder / "avatars", tmp_path], check=True)
     return World(tmp_path)
+
+
+def found(prepared: Prepared) -> list[Finished]:
+    """The rows whose videos are in the store."""
+    graph = prepared.graph([row for portion in prepared.portions for row in portion.rows])
+    graph.resolve(prepared.artifacts.find)
+    return graph.finished()
 
 
 def test_every_row_is_published_with_captions_poster_metadata_and_a_current_version(template: World) -> None:
@@ -110,7 +117,7 @@ def test_a_new_renderer_leaves_tokens_audio_and_motion_valid(world: World) -> No
     assert [row.status for row in report.rows] == ["done", "done"]
     versions = {path.name for path in (world.store / "videos/one").iterdir() if path.is_dir()}
     assert len(versions) == 2
-    assert json.loads((world.store / "videos/one/current.json").read_text())["version"] == report.rows[0].version
+    assert json.loads((world.store / "videos/one/current.json").read_text())["version"] == rows_of(report)[0].version
 
 
 def test_a_renderer_that_encodes_lips_otherwise_makes_motion_again_too(world: World) -> None:
@@ -123,7 +130,7 @@ def test_an_edited_sentence_recomputes_that_sentence_only(world: World) -> None:
     report, made = render_inline(world.request(edited, TWO))
     assert made == {"tokens": 1, "audio": 1, "motion": 1, "face": 1, "video": 1}
     assert [row.status for row in report.rows] == ["done", "cached"]
-    assert report.rows[0].cached == {"tokens": 2, "audio": 2, "motion": 2, "face": 2, "video": 0}
+    assert rows_of(report)[0].cached == {"tokens": 2, "audio": 2, "motion": 2, "face": 2, "video": 0}
 
 
 def test_a_longer_pause_and_a_new_background_only_compose_again(world: World) -> None:
@@ -133,15 +140,15 @@ def test_a_longer_pause_and_a_new_background_only_compose_again(world: World) ->
 
 def test_a_damaged_artifact_is_made_again_in_the_same_run_and_said_so(world: World) -> None:
     prepared = prepare(world.request(ONE))
-    line = prepared.planned.rows[0].lines[0]
-    finished = prepared.graph.finished()[0]
+    (finished,) = found(prepared)
+    line = finished.planned.lines[0]
     blob = world.store / finished.actions[line]["motion"].outputs["latents.npy"].name
     blob.chmod(0o644)
     blob.write_bytes(bytes(blob.stat().st_size))
     tiny.change(world.folder / "models", "renderer", "out")
     report, made = render_inline(world.request(ONE))
-    assert report.rows[0].status == "done"
-    assert report.rows[0].attempts == 2
+    assert rows_of(report)[0].status == "done"
+    assert rows_of(report)[0].attempts == 2
     assert made["motion"] == 1
     assert [found.name for found in report.set_aside] or list((world.store / "quarantine").rglob("*"))
 
@@ -149,7 +156,7 @@ def test_a_damaged_artifact_is_made_again_in_the_same_run_and_said_so(world: Wor
 def test_rows_with_the_same_content_are_rendered_once_and_published_under_both_names(world: World) -> None:
     report, made = render_inline(world.request(TWO, {**TWO, "id": "three"}))
     assert made == {}
-    assert [row.version for row in report.rows] == [report.rows[0].version] * 2
+    assert [row.version for row in report.rows] == [rows_of(report)[0].version] * 2
     assert (world.store / "videos/three/current.json").exists()
 
 
@@ -176,14 +183,14 @@ def test_with_skip_invalid_they_fail_alone_with_their_reason(world: World) -> No
 
 def test_dropped_characters_are_told_in_the_results(world: World) -> None:
     report, _ = render_inline(world.request({"id": "one", "script": "Good morning 🙂."}))
-    assert report.rows[0].status in ("done", "cached")
-    assert any("🙂" in note for note in report.rows[0].notes)
+    assert rows_of(report)[0].status in ("done", "cached")
+    assert any("🙂" in note for note in rows_of(report)[0].notes)
 
 
 def test_damaged_weights_stop_a_run_that_would_use_them_and_no_other(world: World) -> None:
     path = world.folder / "models/codec.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x00")
-    assert render_inline(world.request(ONE))[0].rows[0].status == "cached"
+    assert rows_of(render_inline(world.request(ONE))[0])[0].status == "cached"
     with pytest.raises(WeightsError, match="codec"):
         prepare(world.request({"id": "new", "script": "Something new."}))
 
@@ -226,13 +233,13 @@ def test_failures_that_may_pass_are_tried_again_and_given_up_in_the_end(fresh: W
             return super().start(batch)
 
     report = carry_out(prepared, Flaky(prepared.context, 100), threading.Event(), tiny.Quiet())
-    assert report.rows[0].status == "failed"
-    assert report.rows[0].attempts == PASSES
-    assert report.rows[0].remedy == "wait"
+    assert rows_of(report)[0].status == "failed"
+    assert rows_of(report)[0].attempts == PASSES
+    assert rows_of(report)[0].remedy == "wait"
     prepared = prepare(fresh.request(TWO))
     flaky = Flaky(prepared.context, 1)
     report = carry_out(prepared, flaky, threading.Event(), tiny.Quiet())
-    assert (report.rows[0].status, report.rows[0].attempts) == ("done", 2)
+    assert (rows_of(report)[0].status, rows_of(report)[0].attempts) == ("done", 2)
     assert "tokens" not in flaky.made
 
 
@@ -240,7 +247,7 @@ def test_metadata_is_the_same_in_every_run_that_finds_the_video(world: World) ->
     told = []
     for _ in range(2):
         prepared = prepare(world.request(ONE))
-        told.append(metadata(prepared, prepared.graph.finished()[0]))
+        told.append(metadata(prepared, found(prepared)[0]))
     assert told[0] == told[1]
 
 

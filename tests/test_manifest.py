@@ -14,21 +14,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from avatarlab.columns import MANIFEST_COLUMNS, RESULT_COLUMNS, columns_markdown
 from avatarlab.errors import ManifestError, SettingsError
 from avatarlab.manifest import (
-    MANIFEST_COLUMNS,
-    RESULT_COLUMNS,
     InvalidRow,
-    ResultRow,
+    Manifest,
     Row,
-    answered,
-    columns_markdown,
     default_seed,
+    manifest_table,
     read_manifest,
+    read_portions,
     write_manifest,
-    write_results,
 )
-from avatarlab.store import open_store
+from avatarlab.results import write_results
 
 GOOD: dict[str, object] = {"id": "algebra-1", "script": "Hello.", "avatar": "ada"}
 FULL: dict[str, object] = {
@@ -396,83 +394,10 @@ class TestOnly:
             read_manifest(parquet(tmp_path / "m.parquet", GOOD)).only(["nobody"])
 
 
-class TestResults:
-    DONE = ResultRow(
-        "b",
-        "done",
-        "out/videos/b/0123456789abcdef/video.mp4",
-        "0123456789abcdef",
-        12.48,
-        notes=("2 emoji dropped", "poster made again"),
-        attempts=1,
-        seconds={"tokens": 1.5, "video": 2.0},
-        cached={"tokens": 0, "audio": 3},
-        peak_memory_mb=512.5,
-        device="cpu",
-        models_digest="ab" * 32,
-    )
-
-    def test_there_is_one_row_per_manifest_row_in_its_order_with_its_columns(self, tmp_path: Path) -> None:
-        rows: list[dict[str, object]] = [
-            {**GOOD, "id": "a", "course": "M1", "when": datetime(2026, 9, 1)},
-            {**GOOD, "id": "x/y", "course": "M2", "script": ""},
-            {**GOOD, "id": "b", "course": None, "status": "mine"},
-        ]
-        manifest = read_manifest(parquet(tmp_path / "m.parquet", *rows))
-        write_results(tmp_path / "run/results.parquet", [self.DONE, ResultRow("a", "cached")], manifest)
-        table = pq.read_table(tmp_path / "run/results.parquet")
-        found = table.to_pylist()
-        assert [(row["id"], row["status"], row["course"]) for row in found] == [
-            ("a", "cached", "M1"),
-            ("x/y", "failed", "M2"),
-            ("b", "done", None),
-        ]
-        assert [row.id for row in answered([self.DONE, ResultRow("a", "cached")], manifest)] == ["a", "x/y", "b"]
-        assert table.schema.field("when").type == pa.timestamp("us")
-        assert "leave its folder" in found[1]["error"]
-        assert "script is empty" in found[1]["error"]
-        assert "write what shall be said" in found[1]["remedy"]
-        assert found[2]["notes"] == "2 emoji dropped; poster made again"
-        assert (found[2]["seconds_tokens"], found[2]["seconds_face"], found[2]["cached_audio"]) == (1.5, None, 3)
-        assert found[2]["manifest_status"] == "mine"
-        assert (found[2]["duration_seconds"], found[2]["peak_memory_mb"], found[2]["attempts"]) == (12.48, 512.5, 1)
-
-    def test_the_schema_is_the_published_one_even_without_rows(self, tmp_path: Path) -> None:
-        manifest = read_manifest(parquet(tmp_path / "m.parquet", GOOD))
-        write_results(tmp_path / "r.parquet", [], manifest)
-        schema = pq.read_schema(tmp_path / "r.parquet")
-        types = {"string": pa.string(), "int64": pa.int64(), "double": pa.float64()}
-        assert [(field.name, field.type) for field in schema] == [
-            (column.name, types[column.type]) for column in RESULT_COLUMNS
-        ]
-
-    def test_results_are_written_into_a_store(self, tmp_path: Path) -> None:
-        store = open_store(str(tmp_path / "store"))
-        manifest = read_manifest(parquet(tmp_path / "m.parquet", GOOD))
-        write_results(store, [ResultRow("algebra-1", "cached")], manifest, "runs/1/results.parquet")
-        write_manifest(store, manifest.rows, "runs/1/manifest.parquet")
-        assert [name for name, _ in store.list("runs/1/")] == ["runs/1/manifest.parquet", "runs/1/results.parquet"]
-        assert pd.read_parquet(store.public_uri("runs/1/results.parquet"))["status"].to_list() == ["cached"]
-
-    def test_a_result_of_no_row_or_given_twice_is_refused(self, tmp_path: Path) -> None:
-        manifest = read_manifest(parquet(tmp_path / "m.parquet", GOOD))
-        row = ResultRow("algebra-1", "cached")
-        for rows in ([ResultRow("other", "done")], [row, row]):
-            with pytest.raises(ValueError, match="not a row of the manifest"):
-                write_results(tmp_path / "r.parquet", rows, manifest)
-        assert not (tmp_path / "r.parquet").exists()
-
-    def test_unknown_statuses_and_stages_are_refused(self) -> None:
-        with pytest.raises(ValueError, match="not a status"):
-            ResultRow("a", "finished")
-        with pytest.raises(ValueError, match="not stages"):
-            ResultRow("a", "done", seconds={"sound": 1.0})
-
-
 class TestColumns:
     def test_the_description_of_the_columns_is_current(self) -> None:
         described = Path(__file__).parents[1] / "manifests" / "COLUMNS.md"
-        assert described.read_text(encoding="utf-8") == columns_markdown(), "run `python -m avatarlab.manifest`"
+        assert described.read_text(encoding="utf-8") == columns_markdown(), "run `python -m avatarlab.columns`"
 
     def test_the_description_names_every_column(self) -> None:
         names = re.findall(r"^\| `(\w+)` \|", columns_markdown(), re.MULTILINE)
@@ -485,3 +410,64 @@ def test_an_id_is_a_duplicate_even_of_a_row_that_is_wrong_otherwise(tmp_path: Pa
     manifest = read_manifest(path)
     assert [(problem.row, problem.column) for problem in manifest.problems] == [(1, "script"), (2, "id")]
     assert not manifest.rows
+
+
+def portions(path: Path, rows: int = 3) -> list[Manifest]:
+    return list(read_portions(path, rows))
+
+
+class TestPortions:
+    @pytest.mark.parametrize("name", ["m.parquet", "m.csv", "m.jsonl"])
+    def test_portions_hold_the_rows_of_the_whole_with_their_numbers_and_columns(
+        self, tmp_path: Path, name: str
+    ) -> None:
+        path = tmp_path / name
+        rows = [{**GOOD, "id": f"r{n}", "course": f"M{n}"} for n in range(8)]
+        match path.suffix:
+            case ".parquet":
+                pd.DataFrame(rows).to_parquet(path, row_group_size=5)
+            case ".csv":
+                pd.DataFrame(rows).to_csv(path, index=False)
+            case _:
+                pd.DataFrame(rows).to_json(path, orient="records", lines=True)
+        read = portions(path)
+        assert max(len(portion.rows) for portion in read) == 3
+        assert [row for portion in read for row in portion.rows] == list(read_manifest(path).rows)
+        assert [row.number for portion in read for row in portion.rows] == list(range(1, 9))
+        tables = pa.concat_tables(manifest_table(portion) for portion in read)
+        assert tables.column("course").to_pylist() == [f"M{n}" for n in range(8)]
+
+    def test_an_id_is_a_duplicate_of_one_in_an_earlier_portion(self, tmp_path: Path) -> None:
+        path = parquet(tmp_path / "m.parquet", *({**GOOD, "id": f"r{n % 5}"} for n in range(7)))
+        problems = [problem for portion in portions(path) for problem in portion.problems]
+        assert [(problem.row, problem.id) for problem in problems] == [(6, "r0"), (7, "r1")]
+        assert "row 1" in problems[0].message
+
+    def test_what_is_wrong_with_the_file_is_told_once_and_no_portion_has_a_valid_row(self, tmp_path: Path) -> None:
+        path = tmp_path / "m.parquet"
+        pd.DataFrame([{"id": f"r{n}", "avatar": "ada"} for n in range(7)]).to_parquet(path)
+        read = portions(path)
+        assert [problem.message for portion in read for problem in portion.problems if problem.row == 0] == [
+            "the column 'script' is missing"
+        ]
+        assert not any(portion.rows for portion in read)
+
+    def test_a_file_that_breaks_off_in_the_middle_says_so(self, tmp_path: Path) -> None:
+        path = tmp_path / "m.parquet"
+        pd.DataFrame([{**GOOD, "id": f"r{n}", "script": f"Number {n}."} for n in range(600)]).to_parquet(
+            path, row_group_size=100, compression=None, use_dictionary=False
+        )
+        data = bytearray(path.read_bytes())
+        start = data.index(b"Number 250.") - 4
+        data[start : start + 400] = b"\xff" * 400
+        path.write_bytes(data)
+        read = portions(path, 100)
+        assert read[-1].unreadable or any(portion.problems for portion in read)
+
+    def test_long_scripts_make_short_portions(self, tmp_path: Path) -> None:
+        path = parquet(
+            tmp_path / "m.parquet", *({**GOOD, "id": f"r{n}", "script": "word " * 30_000} for n in range(20))
+        )
+        read = list(read_portions(path))
+        assert max(sum(len(row.script) for row in portion.rows) for portion in read) < 1_300_000
+        assert sum(len(portion.rows) for portion in read) == 20

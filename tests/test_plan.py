@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 from avatarlab.artifacts import STAGES, Artifacts
 from avatarlab.avatars import Avatar, Consent
 from avatarlab.errors import WeightsError
+from avatarlab.graph import BATCH_LIMITS, Batch, Finished, RenderGraph
 from avatarlab.manifest import Row, read_manifest
-from avatarlab.plan import BATCH_LIMITS, Batch, Finished, PlannedRow, RenderGraph, plan_rows
+from avatarlab.plan import PlannedRow, Planner
 from avatarlab.stages import (
     AudioItem,
     FaceItem,
@@ -289,7 +290,8 @@ def test_the_plan_counts_what_is_there_and_what_is_to_be_made(artifacts: Artifac
     graph.resolve(artifacts.find)
     assert graph.totals == counts(3, 3, 3, 3, 2)
     assert graph.settled == counts(1, 1, 1, 1, 1)
-    assert graph.at_least == counts(2, 2, 2, 2, 1)
+    assert {line.spoken for line, made in graph.line_actions.items() if not made} == {"second.", "third."}
+    assert graph.rows_with_video == 1
     assert graph.missing == {"tokens": 2}
 
 
@@ -323,5 +325,5 @@ def test_a_renderer_that_is_no_safetensors_file_is_an_error_with_a_remedy(tmp_pa
 def test_a_row_refused_for_its_script_is_told_of_its_avatar_too(tmp_path: Path) -> None:
     path = tmp_path / "manifest.csv"
     path.write_text("id,script,avatar,voice\nx,,nobody,ada\n")
-    problems = plan_rows(read_manifest(path), [], tmp_path).problems
+    problems = Planner([], tmp_path).plan(read_manifest(path)).problems
     assert sorted(problem.column for problem in problems) == ["avatar", "script"]

@@ -7,7 +7,7 @@ import pytest
 from avatarlab.errors import ScriptError
 from avatarlab.manifest import read_manifest, write_manifest
 from avatarlab.models import read_model_set, write_model_set
-from avatarlab.plan import plan_rows
+from avatarlab.plan import Planner
 from avatarlab.text import Sentence, languages_of, split_script
 
 
@@ -80,7 +80,7 @@ def test_language_and_writing_are_problems_of_their_own_columns(tmp_path: Path) 
             {"id": "good", "script": "Hello.", "avatar": "nobody"},
         ],
     )
-    found = plan_rows(read_manifest(path), [], tmp_path, languages=("en", "es")).problems
+    found = Planner([], tmp_path, languages=("en", "es")).plan(read_manifest(path)).problems
     problems = [problem for problem in found if problem.column != "avatar"]
     assert [(problem.row, problem.id, problem.column) for problem in problems] == [
         (1, "german", "language"),

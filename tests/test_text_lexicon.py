@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from avatarlab.avatars import load_avatar
 from avatarlab.captions import SpokenSentence, SpokenWord, cues_for
 from avatarlab.errors import LexiconError
 from avatarlab.manifest import read_manifest, write_manifest
-from avatarlab.plan import Planned, plan_rows
+from avatarlab.plan import Planned, Planner
 from avatarlab.stages import Recipe, Said, tokens_item
 from avatarlab.text import (
     MAX_UNITS,
@@ -169,29 +170,30 @@ def avatars(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def planned(avatars: Path, lexicon: Lexicon, script: str = SCRIPT) -> Planned:
     path = avatars / "manifest.parquet"
     write_manifest(path, [{"id": "one", "script": script, "avatar": "ada"}])
-    return plan_rows(read_manifest(path), [avatars], avatars, lexicon=lexicon)
+    return Planner([avatars], avatars, lexicon=lexicon).plan(read_manifest(path))
 
 
-def keys(found: Planned) -> Mapping[str, str]:
+def keys(avatars: Path, found: Planned) -> Mapping[str, str]:
+    ada = load_avatar([avatars], "ada")
     parts = [part for part in found.rows[0].parts if isinstance(part, Said)]
-    return {part.text: tokens_item(part.line, found.cast["ada"], MADE_WITH).key for part in parts}
+    return {part.text: tokens_item(part.line, ada, MADE_WITH).key for part in parts}
 
 
 def test_a_lexicon_changes_the_keys_of_the_sentences_with_the_word_and_of_no_others(avatars: Path) -> None:
-    without = keys(planned(avatars, NO_LEXICON))
+    without = keys(avatars, planned(avatars, NO_LEXICON))
     lexicon = Lexicon((Entry("kubernetes", NEWEN.phones), Entry("pod", ("P", "AO1", "D"))))
-    with_it = keys(planned(avatars, lexicon))
+    with_it = keys(avatars, planned(avatars, lexicon))
     changed = {text for text in without if without[text] != with_it[text]}
     assert changed == {"Kubernetes is a system.", "KUBERNETES's pods are small."}
     further = Lexicon((*lexicon.entries, Entry("system", ("S", "IH1"))))
-    again = keys(planned(avatars, further))
+    again = keys(avatars, planned(avatars, further))
     assert {text for text in again if again[text] != with_it[text]} == {"Kubernetes is a system."}
 
 
 def test_what_a_worker_gets_needs_no_lexicon_and_captions_show_the_written_word(avatars: Path) -> None:
     found = planned(avatars, Lexicon((Entry("kubernetes", NEWEN.phones),)), "We use Kubernetes a lot.")
     (part,) = (part for part in found.rows[0].parts if isinstance(part, Said))
-    item = tokens_item(part.line, found.cast["ada"], MADE_WITH)
+    item = tokens_item(part.line, load_avatar([avatars], "ada"), MADE_WITH)
     assert item.units == units(item.spoken)
     spans = word_spans(item.spoken)
     assert [span.word for span in spans] == ["we", "use", "kubernetes", "a", "lot"]

@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from avatarlab.execute import run_batch
+from avatarlab.graph import Batch
 from avatarlab.lips.diffdub import Motion, MotionConfig, Renderer, RendererConfig
 from avatarlab.manifest import write_manifest
 from avatarlab.models import ModelSet, write_model_set
-from avatarlab.plan import Batch
+from avatarlab.results import ResultRow
 from avatarlab.speech.codec import Codec, CodecConfig
 from avatarlab.speech.small_e import SmallE, SmallEConfig
 from avatarlab.stages import Outcome, StageContext
@@ -139,8 +140,12 @@ class Inline:
 
 
 class Quiet:
-    def progress(self, settled: Mapping[str, int], totals: Mapping[str, int]) -> None:
+    def progress(self, settled: Mapping[str, int]) -> None:
         pass
+
+
+def rows_of(report: Report) -> list[ResultRow]:
+    return list(report.rows)
 
 
 def render_inline(request: Request, stop: threading.Event | None = None) -> tuple[Report, dict[str, int]]:
