@@ -18,7 +18,8 @@ from rich.table import Column, Table
 
 from avatarlab.errors import AvatarLabError, InputError, ManifestError, Problem
 from flows.launch import launch
-from flows.session import Report, Request, checked_portions, describe, planner_of, prepare
+from flows.prepare import Request, checked_portions, describe, planner_of, prepare
+from flows.session import Report
 from flows.signals import terminate_as_interrupt
 
 DEFAULT_AVATAR = "ada"

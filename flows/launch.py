@@ -10,8 +10,9 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from avatarlab.errors import WorkerError
+from flows.prepare import Prepared
 from flows.progress import progress_for_people
-from flows.session import Prepared, Report, ThreadStarter, carry_out
+from flows.session import Report, ThreadStarter, carry_out
 from flows.signals import stopping_on_signals
 
 if TYPE_CHECKING:

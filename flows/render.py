@@ -26,8 +26,9 @@ from avatarlab.errors import WorkerError
 from avatarlab.graph import Batch
 from avatarlab.stages import Outcome
 from flows.drive import Listener
+from flows.prepare import Prepared, Request, prepare
 from flows.progress import Pace
-from flows.session import Prepared, Report, Request, carry_out, prepare
+from flows.session import Report, carry_out
 from flows.signals import stopping_on_signals
 from flows.workers import default_workers, open_pool
 from tasks.pool import Pool

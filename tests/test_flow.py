@@ -24,8 +24,10 @@ from avatarlab.graph import Batch, Finished
 from avatarlab.media import probe
 from avatarlab.stages import Item, Outcome, StageContext, TokensItem
 from flows.drive import PASSES
+from flows.metadata import metadata
+from flows.prepare import Prepared, Request, prepare
 from flows.server import prefect_server
-from flows.session import Prepared, Request, ThreadStarter, carry_out, metadata, prepare
+from flows.session import ThreadStarter, carry_out
 from flows.workers import default_workers, open_pool, slot_of
 from tasks.pool import DaskPool, Slots
 

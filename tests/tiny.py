@@ -20,7 +20,8 @@ from avatarlab.results import ResultRow
 from avatarlab.speech.codec import Codec, CodecConfig
 from avatarlab.speech.small_e import SmallE, SmallEConfig
 from avatarlab.stages import Outcome, StageContext
-from flows.session import Report, Request, carry_out, prepare
+from flows.prepare import Request, prepare
+from flows.session import Report, carry_out
 
 CODES = 32
 STYLE = 32
