@@ -67,7 +67,7 @@ class VideoSettings:
 
 @runtime_checkable
 class MouthWindow(Protocol):
-    """A finished mouth window and where its left and top edge go (`lips.paint.PaintedFrame`)."""
+    """A finished mouth window and where its left and top edge go (`lips.mask.PaintedFrame`)."""
 
     @property
     def window(self) -> UInt8[np.ndarray, "side side 3"]: ...

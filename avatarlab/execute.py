@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int16, Integer
 
-from avatarlab import FPS
+from avatarlab import FPS, null
 from avatarlab.artifacts import Artifacts, Blob
 from avatarlab.avatars import VOICE_STATE, Avatar, AvatarFrames, avatar_frames, load_avatar
 from avatarlab.captions import SpokenSentence, SpokenWord, cues_for, to_srt, to_webvtt
@@ -30,6 +30,7 @@ from avatarlab.keys import seed_from
 from avatarlab.lips.life import Living
 from avatarlab.media import read_audio, write_lossless, write_wav
 from avatarlab.models import ModelSet, read_model_set
+from avatarlab.null import NullSettings, null_settings
 from avatarlab.recording import Recording, quiet_pieces
 from avatarlab.stages import (
     AudioItem,
@@ -47,12 +48,13 @@ from avatarlab.stages import (
 )
 from avatarlab.store import open_store
 from avatarlab.text import normalise
-from avatarlab.text.front_end import front_end
+from avatarlab.text.front_end import FrontEnd, front_end
 
 if TYPE_CHECKING:
     from avatarlab.lips.diffdub import Motion, Renderer
     from avatarlab.lips.hubert import Hubert
-    from avatarlab.lips.paint import PaintedFrame, Painter
+    from avatarlab.lips.mask import PaintedFrame
+    from avatarlab.lips.paint import Painter
     from avatarlab.speech.codecs import AnyCodec
     from avatarlab.speech.generate import Sampling, Utterance, VoicePrompt
     from avatarlab.speech.reading import Reading
@@ -145,23 +147,22 @@ def make_tokens(items: Sequence[Item], bench: Bench) -> Iterator[Made]:
 
     A sentence whose alignment shows a fault (see `speech.reading`) is drawn again with further seeds; the best is kept.
     """
-    from avatarlab.speech.codecs import by_video_frame, steps_per_video_frame
     from avatarlab.speech.word_times import word_times
 
     items = cast("Sequence[TokensItem]", items)
-    steps, text = steps_per_video_frame(_codec(*_of(bench.context))), front_end(_models(bench.context))
+    text = front_end(_models(bench.context))
     started = time.perf_counter()
-    best = _best_readings(items, bench.context)
+    settings = _null(bench.context)
+    best = _best_readings(items, bench.context) if settings is None else _null_readings(items, text, settings)
     share = (time.perf_counter() - started) / len(items)
-    for item, (utterance, reading, draw) in zip(items, best, strict=True):
-        if utterance.codes.shape[1] == 0:
+    for item, (codes, frames, reading, draw) in zip(items, best, strict=True):
+        if codes.shape[1] == 0:
             raise ScriptError(f"no speech came out of {item.spoken[:60]!r}", "reword the sentence, or change the seed")
-        frames = by_video_frame(utterance.alignment, steps)
         words = [asdict(word) for word in word_times(frames, text.word_spans(item.spoken))]
         notes = (f"{item.spoken[:60]!r} {', '.join(reading.faults)}",) if reading.faults else ()
         yield Made(
             {
-                "codes.npy": (_npy(utterance.codes.astype(np.int16)), NPY),
+                "codes.npy": (_npy(codes.astype(np.int16)), NPY),
                 "words.json": (json.dumps(words).encode(), JSON),
             },
             {
@@ -180,16 +181,11 @@ def make_tokens(items: Sequence[Item], bench: Bench) -> Iterator[Made]:
 
 def make_audio(items: Sequence[Item], bench: Bench) -> Iterator[Made]:
     """Codes -> `audio.npy` float32 (s,), s = 640 samples for each video frame."""
-    import torch
-
-    from avatarlab.speech.codecs import decode_speech
-
-    codec, device = _codec(*_of(bench.context)), bench.context.device
+    decode = _decoder(bench.context)
     for item in cast("Sequence[AudioItem]", items):
         codes = bench.array(item.codes)
         started = time.perf_counter()
-        stacked = torch.from_numpy(codes.astype(np.int64))[None].to(device)
-        waveform = decode_speech(codec, stacked)[0].float().cpu().numpy()
+        waveform = decode(codes)
         if not np.isfinite(waveform).all():
             raise MediaError("the codec gave samples that are no numbers", "check the codec's weights")
         yield Made({"audio.npy": (_npy(waveform), NPY)}, {"codes": item.codes.sha256}, time.perf_counter() - started)
@@ -198,14 +194,12 @@ def make_audio(items: Sequence[Item], bench: Bench) -> Iterator[Made]:
 def make_motion(items: Sequence[Item], bench: Bench) -> Iterator[Made]:
     """Waveforms -> `latents.npy` float32 (f, z), led by the avatar's own lips at rest, and `emphasis.npy` uint8 (f,)."""
     from avatarlab.lips.expression import emphasis
-    from avatarlab.lips.lip_sync import lip_latents
 
-    motion, hubert = _motion(*_of(bench.context)), _hubert(*_of(bench.context))
     for item in cast("Sequence[MotionItem]", items):
-        references = _lip_references(bench.context, item.avatar, item.picture_digest)
+        lips = _lips(bench.context, item.avatar, item.picture_digest)
         waveform = bench.array(item.audio)
         started = time.perf_counter()
-        latents = lip_latents(motion, waveform, references, hubert=hubert)
+        latents = lips(waveform)
         if not np.isfinite(latents).all():
             raise MediaError("the motion network gave latents that are no numbers", "check its weights")
         yield Made(
@@ -314,6 +308,10 @@ def stream_tokens(item: TokensItem, context: StageContext) -> Iterator[Float32[n
     """One sentence as 16 kHz sound while it is being said: the first draw, whatever it is like. Nothing is stored."""
     from avatarlab.speech.streaming import stream_speech
 
+    settings = _null(context)
+    if settings is not None:
+        yield null.speech(null.speak(item.units, item.spoken, settings)[0])
+        return
     place = _of(context)
     sampling, _ = drawing(_models(context).settings("small_e"))
     prompt = _voice_prompt(context, item.voice, item.voice_digest, item.voice_state)
@@ -329,17 +327,15 @@ def dub_segments(
     does not grow with the length and no seam shows. FOLDER keeps the sound of the pieces.
     """
     from avatarlab.lips.expression import emphasis
-    from avatarlab.lips.lip_sync import lip_latents
 
     _, living = _living(context, avatar.id, avatar.picture_digest)
-    references = _lip_references(context, avatar.id, avatar.picture_digest)
+    lips = _lips(context, avatar.id, avatar.picture_digest)
     painter = _painter(context, avatar.id, avatar.picture_digest)
-    motion, hubert = _motion(*_of(context)), _hubert(*_of(context))
 
     @lru_cache(maxsize=1)
     def latents(first: int, last: int) -> Float32[np.ndarray, "f z"]:
         heard = recording.waveform(first - CONTEXT_FRAMES, last + CONTEXT_FRAMES)
-        return lip_latents(motion, heard, references, hubert=hubert)[CONTEXT_FRAMES:-CONTEXT_FRAMES]
+        return lips(heard)[CONTEXT_FRAMES:-CONTEXT_FRAMES]
 
     def windows(piece: tuple[int, int], span: tuple[int, int], levels: np.ndarray) -> Iterator["PaintedFrame"]:
         said = latents(*span)[piece[0] - span[0] : piece[1] - span[0]]
@@ -360,6 +356,8 @@ def dub_segments(
 
 def warm_up(context: StageContext) -> None:
     """Loads every engine of a worker before the first item comes."""
+    if _null(context) is not None:
+        return
     place = _of(context)
     for load in (_small_e, _codec, _motion, _hubert, _renderer):
         load(*place)
@@ -381,8 +379,23 @@ def _sentence(bench: Bench, part: SpokenPart, start_seconds: float, frame_count:
     return SpokenSentence(part.text, start_seconds, start_seconds + frame_count / FPS, words)
 
 
-def _best_readings(items: Sequence["TokensItem"], context: StageContext) -> list[tuple["Utterance", "Reading", int]]:
-    """Of every sentence the best reading, its judgement, and which draw it was, counted from 1."""
+# codes, their alignment by video frame, its judgement, and which draw it was, counted from 1
+Read = tuple[Int16[np.ndarray, "q t"], Float32[np.ndarray, "f j"], "Reading", int]
+
+
+def _null_readings(items: Sequence[TokensItem], text: FrontEnd, settings: NullSettings) -> list[Read]:
+    from avatarlab.speech.reading import judge
+
+    spoken = [null.speak(item.units, item.spoken, settings) for item in items]
+    return [
+        (codes, frames, judge(frames, text.unit_names(item.units), stopped=True), 1)
+        for item, (codes, frames) in zip(items, spoken, strict=True)
+    ]
+
+
+def _best_readings(items: Sequence[TokensItem], context: StageContext) -> list[Read]:
+    """Of every sentence the best reading."""
+    from avatarlab.speech.codecs import by_video_frame, steps_per_video_frame
     from avatarlab.speech.generate import generate
     from avatarlab.speech.reading import judge
 
@@ -404,7 +417,11 @@ def _best_readings(items: Sequence["TokensItem"], context: StageContext) -> list
         open_rows = [row for row in open_rows if best[row][1].faults]
         if not open_rows:
             break
-    return [best[row] for row in range(len(items))]
+    steps = steps_per_video_frame(_codec(*_of(context)))
+    return [
+        (utterance.codes, by_video_frame(utterance.alignment, steps), reading, draw)
+        for utterance, reading, draw in (best[row] for row in range(len(items)))
+    ]
 
 
 def drawing(settings: Mapping[str, Any]) -> tuple["Sampling", int]:
@@ -436,6 +453,11 @@ def _model_set(path: Path, digest: str) -> ModelSet:
     if models.set_digest != digest:
         raise WeightsError(f"{path} has changed since the run was planned", "run the same command again")
     return models
+
+
+def _null(context: StageContext) -> NullSettings | None:
+    """How the null engines work, where the model set has these and no networks."""
+    return null_settings(_models(context))
 
 
 @cache
@@ -535,11 +557,42 @@ def _living(context: StageContext, id: str, picture_digest: str) -> tuple[Avatar
     return avatar, Living(frames, avatar.life, seed_from(picture_digest))
 
 
+def _decoder(context: StageContext) -> Callable[[Integer[np.ndarray, "q t"]], Float32[np.ndarray, "s"]]:
+    """What makes 16 kHz sound of codes."""
+    if _null(context) is not None:
+        return null.speech
+    import torch
+
+    from avatarlab.speech.codecs import decode_speech
+
+    codec = _codec(*_of(context))
+
+    def decode(codes: Integer[np.ndarray, "q t"]) -> Float32[np.ndarray, "s"]:
+        stacked = torch.from_numpy(codes.astype(np.int64))[None].to(context.device)
+        return decode_speech(codec, stacked)[0].float().cpu().numpy()
+
+    return decode
+
+
+def _lips(
+    context: StageContext, id: str, picture_digest: str
+) -> Callable[[Float32[np.ndarray, "s"]], Float32[np.ndarray, "f z"]]:
+    """What makes lip latents of sound for one avatar."""
+    if _null(context) is not None:
+        return null.lip_latents
+    from avatarlab.lips.lip_sync import lip_latents
+
+    references = _lip_references(context, id, picture_digest)
+    return partial(lip_latents, _motion(*_of(context)), references=references, hubert=_hubert(*_of(context)))
+
+
 @lru_cache(maxsize=AVATARS_IN_MEMORY)
-def _painter(context: StageContext, id: str, picture_digest: str) -> "Painter":
+def _painter(context: StageContext, id: str, picture_digest: str) -> "Painter | null.StillPainter":
+    _, living = _living(context, id, picture_digest)
+    if _null(context) is not None:
+        return null.StillPainter(living)
     from avatarlab.lips.paint import Painter, PaintSettings
 
-    _, living = _living(context, id, picture_digest)
     settings = PaintSettings.of(_models(context).settings("renderer"))
     return Painter(_renderer(*_of(context)), settings, living)
 

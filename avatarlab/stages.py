@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from avatarlab.artifacts import Action, Blob
 from avatarlab.errors import AvatarLabError, SettingsError, WeightsError
 from avatarlab.keys import content_key, seed_from
+from avatarlab.null import null_settings
 
 if TYPE_CHECKING:
     from avatarlab.avatars import Avatar
@@ -209,15 +210,19 @@ def recipe(models: "ModelSet", device: str) -> Recipe:
     if not re.fullmatch(r"cpu|cuda(:[0-9]+)?", device):
         raise SettingsError(f"there is no device {device!r}", "use cpu or cuda")
     renderer = models.file("renderer")
-    if renderer.path is None or renderer.sha256 is None:
+    if null_settings(models) is not None:
+        lips = models.digest("renderer")
+    elif renderer.path is None or renderer.sha256 is None:
         raise WeightsError(f"the model set {models.path} has no weights for its renderer", "give a uri and a sha256")
+    else:
+        lips = lip_space(renderer.path) if renderer.path.suffix == ".safetensors" else renderer.sha256
     return Recipe(
         small_e=models.digest("small_e"),
         codec=models.digest("codec"),
         audio_features=models.digest("audio_features"),
         motion=models.digest("motion"),
         renderer=models.digest("renderer"),
-        lip_space=lip_space(renderer.path) if renderer.path.suffix == ".safetensors" else renderer.sha256,
+        lip_space=lips,
         numerics=f"{device.partition(':')[0]}-float32",
         tuned_for="" if voice_state_use(models) == "unused" else models.file("small_e").sha256 or "",
         text=models.digest("text") if "text" in models.files and models.file("text").sha256 else "",

@@ -14,8 +14,8 @@ from avatarlab.lips.diffdub import Renderer, RendererConfig
 from avatarlab.lips.drawing import Drawer
 from avatarlab.lips.life import LifeSettings, Living
 from avatarlab.lips.lip_images import lip_references
-from avatarlab.lips.mask import mouth_alpha, mouth_windows, smoothed
-from avatarlab.lips.paint import PaintedFrame, Painter, PaintSettings
+from avatarlab.lips.mask import PaintedFrame, mouth_alpha, mouth_windows, smoothed
+from avatarlab.lips.paint import Painter, PaintSettings
 
 WINDOWED = RendererConfig(
     base=32, widths=(32, 32), encoder_widths=(32, 32), blocks=1, attention_levels=(), encoder_attention_levels=(),

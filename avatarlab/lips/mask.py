@@ -29,6 +29,17 @@ class Window:
     side: float
 
 
+@dataclass(frozen=True, eq=False)
+class PaintedFrame:
+    """A finished window and the pixel (x, y) of the picture where its top-left corner goes.
+
+    `drawn` is false where there was no face to draw on, or one turned away: then the window is the picture's own."""
+
+    window: UInt8[np.ndarray, "side side 3"]
+    corner: tuple[int, int]
+    drawn: bool = True
+
+
 def mouth_window(landmarks: Float[np.ndarray, "68 2"]) -> Window:
     """The square around mouth and chin of one frame.
 

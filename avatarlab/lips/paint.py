@@ -21,7 +21,15 @@ from avatarlab.lips.drawing import SOLVERS, Drawer
 from avatarlab.lips.face import visibility
 from avatarlab.lips.life import Living
 from avatarlab.lips.lip_images import PUBLISHED_PX, squares, to_tensor
-from avatarlab.lips.mask import cut_window, mouth_alpha, polygon_mask, smoothed, to_window, window_keep
+from avatarlab.lips.mask import (
+    PaintedFrame,
+    cut_window,
+    mouth_alpha,
+    polygon_mask,
+    smoothed,
+    to_window,
+    window_keep,
+)
 
 PUBLISHED_STEPS = 3  # of dpm++
 CHUNK_BATCHES = 4  # asked for at a time
@@ -84,17 +92,6 @@ class PaintSettings:
         if chosen == "auto":
             chosen = "bfloat16" if next(renderer.parameters()).device.type == "cuda" else "float32"
         return Drawer(renderer, noise, steps, solver, self.batch_size, PRECISIONS_TORCH[chosen])
-
-
-@dataclass(frozen=True, eq=False)
-class PaintedFrame:
-    """A finished window and the pixel (x, y) of the picture where its top-left corner goes.
-
-    `drawn` is false where there was no face to draw on, or one turned away: then the window is the picture's own."""
-
-    window: UInt8[np.ndarray, "side side 3"]
-    corner: tuple[int, int]
-    drawn: bool = True
 
 
 @dataclass(frozen=True, eq=False)
