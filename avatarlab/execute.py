@@ -11,7 +11,7 @@ import resource
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cache, lru_cache, partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 from jaxtyping import Float32, Int16, Integer
 
-from avatarlab import FPS, null
+from avatarlab import FPS, journal, null
 from avatarlab.artifacts import Artifacts, Blob
 from avatarlab.avatars import VOICE_STATE, Avatar, AvatarFrames, avatar_frames, load_avatar
 from avatarlab.captions import SpokenSentence, SpokenWord, cues_for, to_srt, to_webvtt
@@ -100,7 +100,7 @@ def _make(stage: str, items: Sequence[Item], context: StageContext, artifacts: A
     try:
         with tempfile.TemporaryDirectory(prefix=f"avatarlab-{stage}-") as folder:
             bench = Bench(context, artifacts, Path(folder))
-            for item, made in zip(items, STAGES[stage](items, bench), strict=True):
+            for item, made in zip(items, STAGES[stage](_begun(stage, items), bench), strict=True):
                 outcomes[item.key] = _store(stage, item.key, made, context, artifacts)
     except Exception as error:  # any fault of one item must leave its neighbours alone
         left = [item for item in items if item.key not in outcomes]
@@ -114,6 +114,13 @@ def _make(stage: str, items: Sequence[Item], context: StageContext, artifacts: A
     return outcomes
 
 
+def _begun(stage: str, items: Iterable[Item]) -> Iterator[Item]:
+    """The items; what a stage takes up is journalled as it takes it."""
+    for item in items:
+        journal.note("start", stage, item.key)
+        yield item
+
+
 def _expected(error: Exception) -> bool:
     return isinstance(error, AvatarLabError)
 
@@ -125,6 +132,7 @@ def _store(stage: str, key: str, made: Made, context: StageContext, artifacts: A
         )
     except AvatarLabError as error:
         return failed(stage, key, error)
+    journal.note("done", stage, key)
     return Outcome(
         stage, key, action, seconds=made.seconds, device=context.device, peak_memory_mb=_peak_memory_mb(context.device)
     )
@@ -142,14 +150,14 @@ class Bench:
         return np.load(io.BytesIO(self.artifacts.read(blob)), allow_pickle=False)
 
 
-def make_tokens(items: Sequence[Item], bench: Bench) -> Iterator[Made]:
+def make_tokens(batch: Iterable[Item], bench: Bench) -> Iterator[Made]:
     """Sentences -> `codes.npy` int16 (q, t) and `words.json`, all sentences in one call.
 
     A sentence whose alignment shows a fault (see `speech.reading`) is drawn again with further seeds; the best is kept.
     """
     from avatarlab.speech.word_times import word_times
 
-    items = cast("Sequence[TokensItem]", items)
+    items = list(cast("Iterable[TokensItem]", batch))
     text = front_end(_models(bench.context))
     started = time.perf_counter()
     settings = _null(bench.context)
@@ -179,10 +187,10 @@ def make_tokens(items: Sequence[Item], bench: Bench) -> Iterator[Made]:
         )
 
 
-def make_audio(items: Sequence[Item], bench: Bench) -> Iterator[Made]:
+def make_audio(items: Iterable[Item], bench: Bench) -> Iterator[Made]:
     """Codes -> `audio.npy` float32 (s,), s = 640 samples for each video frame."""
     decode = _decoder(bench.context)
-    for item in cast("Sequence[AudioItem]", items):
+    for item in cast("Iterable[AudioItem]", items):
         codes = bench.array(item.codes)
         started = time.perf_counter()
         waveform = decode(codes)
@@ -191,11 +199,11 @@ def make_audio(items: Sequence[Item], bench: Bench) -> Iterator[Made]:
         yield Made({"audio.npy": (_npy(waveform), NPY)}, {"codes": item.codes.sha256}, time.perf_counter() - started)
 
 
-def make_motion(items: Sequence[Item], bench: Bench) -> Iterator[Made]:
+def make_motion(items: Iterable[Item], bench: Bench) -> Iterator[Made]:
     """Waveforms -> `latents.npy` float32 (f, z), led by the avatar's own lips at rest, and `emphasis.npy` uint8 (f,)."""
     from avatarlab.lips.expression import emphasis
 
-    for item in cast("Sequence[MotionItem]", items):
+    for item in cast("Iterable[MotionItem]", items):
         lips = _lips(bench.context, item.avatar, item.picture_digest)
         waveform = bench.array(item.audio)
         started = time.perf_counter()
@@ -209,12 +217,12 @@ def make_motion(items: Sequence[Item], bench: Bench) -> Iterator[Made]:
         )
 
 
-def make_face(items: Sequence[Item], bench: Bench) -> Iterator[Made]:
+def make_face(items: Iterable[Item], bench: Bench) -> Iterator[Made]:
     """Latents -> `windows.mkv`, finished mouth windows, `corners.npy` int (f, 2): where they go, and `emphasis.npy`.
 
     Frames go to the encoder, a process of its own, while the next are drawn.
     """
-    for number, item in enumerate(cast("Sequence[FaceItem]", items)):
+    for number, item in enumerate(cast("Iterable[FaceItem]", items)):
         latents, levels = bench.array(item.motion), bench.array(item.emphasis)
         _, living = _living(bench.context, item.avatar, item.picture_digest)
         painter = _painter(bench.context, item.avatar, item.picture_digest)
@@ -250,9 +258,9 @@ def make_face(items: Sequence[Item], bench: Bench) -> Iterator[Made]:
         )
 
 
-def make_video(items: Sequence[Item], bench: Bench) -> Iterator[Made]:
+def make_video(items: Iterable[Item], bench: Bench) -> Iterator[Made]:
     """Sentences and pauses -> `video.mp4`, `captions.vtt`, `captions.srt` and `poster.jpg`, one row after another."""
-    for number, item in enumerate(cast("Sequence[VideoItem]", items)):
+    for number, item in enumerate(cast("Iterable[VideoItem]", items)):
         started = time.perf_counter()
         avatar, living = _living(bench.context, item.avatar, item.picture_digest)
         if avatar.matte_digest != item.matte_digest:
@@ -295,7 +303,7 @@ def make_video(items: Sequence[Item], bench: Bench) -> Iterator[Made]:
         shutil.rmtree(folder)
 
 
-STAGES: Mapping[str, Callable[[Sequence[Item], Bench], Iterator[Made]]] = {
+STAGES: Mapping[str, Callable[[Iterable[Item], Bench], Iterator[Made]]] = {
     "tokens": make_tokens,
     "audio": make_audio,
     "motion": make_motion,
