@@ -6,7 +6,9 @@ RUNTIME := $(VENV)/.runtime-installed
 DEVELOP := $(VENV)/.develop-installed
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
-.PHONY: setup demo test check format bench clean
+CEPH_PROGRAMS := ceph ceph-mon ceph-osd radosgw radosgw-admin
+
+.PHONY: setup demo test test-s3 check format bench clean
 
 setup: $(RUNTIME)
 
@@ -27,6 +29,12 @@ demo: $(RUNTIME)
 
 test: $(DEVELOP)
 	$(BIN)/python -m pytest
+
+# The tests that need a Ceph object gateway; `make test` runs them too where it is installed, and skips them elsewhere.
+test-s3: $(DEVELOP)
+	@for program in $(CEPH_PROGRAMS); do command -v $$program >/dev/null || { \
+	  echo "$$program is not installed; on Debian: apt-get install --no-install-recommends radosgw ceph-mon ceph-osd"; exit 1; }; done
+	$(BIN)/python -m pytest -m ceph
 
 check: $(DEVELOP)
 	$(BIN)/ruff format --check .

@@ -1,5 +1,5 @@
-"""S3 servers on loopback for tests: `rclone serve s3`, a real one with signatures checked, and scripted ones for the
-rest: conditional writes, which rclone ignores, and faults."""
+"""S3 servers on loopback for tests: `rclone serve s3`, which checks signatures and ignores conditional writes, moto, which
+does the opposite, and scripted ones for answers that no real server gives when asked. `ceph.py` has the one that does both."""
 
 import os
 import shutil
@@ -8,23 +8,26 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from minio import Minio
+
 ACCESS_KEY = "canaryaccesskey0123"
 SECRET_KEY = "canary/secret+key/that/must/never/be/shown"
 BUCKET = "lectures"
-START_SECONDS = 20.0
+START_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class S3Server:
     endpoint: str
     folder: Path
+    process: "subprocess.Popen[bytes]"
 
     def environment(self) -> dict[str, str]:
         """What a process needs to reach this server."""
@@ -36,26 +39,53 @@ class S3Server:
             "AVATARLAB_STORE_PATIENCE_SECONDS": "5",
         }
 
+    @property
+    def port(self) -> int:
+        return int(self.endpoint.rpartition(":")[2])
+
 
 @contextmanager
-def s3_server(folder: Path, port: int | None = None) -> Iterator[S3Server]:
-    """Serve `folder` (its folders are the buckets; `lectures` is made) until the block ends."""
+def s3_server(folder: Path, port: int | None = None, certificate: Path | None = None) -> Iterator[S3Server]:
+    """Serve `folder` by rclone (its folders are the buckets; `lectures` is made) until the block ends.
+
+    With a `certificate` (PEM: certificate and key), by https.
+    """
     (folder / BUCKET).mkdir(parents=True, exist_ok=True)
-    binary = Path(sys.executable).with_name("rclone")
     port = port or free_port()
-    server = subprocess.Popen(
-        [str(binary) if binary.exists() else str(shutil.which("rclone")), "serve", "s3", "--addr", f"127.0.0.1:{port}"]
-        + ["--config", os.devnull, "--vfs-cache-mode", "off", str(folder)],
-        env={**os.environ, "RCLONE_AUTH_KEY": f'"{ACCESS_KEY},{SECRET_KEY}"'},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    secure = ["--cert", str(certificate), "--key", str(certificate)] if certificate else []
+    with process(
+        [_program("rclone"), "serve", "s3", "--addr", f"127.0.0.1:{port}", "--config", os.devnull]
+        + ["--vfs-cache-mode", "off", *secure, str(folder)],
+        RCLONE_AUTH_KEY=f'"{ACCESS_KEY},{SECRET_KEY}"',
+    ) as server:
+        wait_for(port, server)
+        yield S3Server(f"{'https' if certificate else 'http'}://127.0.0.1:{port}", folder, server)
+
+
+@contextmanager
+def moto_server(folder: Path) -> Iterator[S3Server]:
+    """A server that keeps its objects in memory and honours conditional writes, but checks no signature."""
+    port = free_port()
+    with process([_program("moto_server"), "-H", "127.0.0.1", "-p", str(port)]) as server:
+        wait_for(port, server)
+        make_bucket(port)
+        yield S3Server(f"http://127.0.0.1:{port}", folder, server)
+
+
+@contextmanager
+def process(command: Sequence[str], **environment: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """A quiet child that is killed and waited for when the block ends, also where it was stopped by a signal."""
+    quiet = subprocess.DEVNULL
+    child = subprocess.Popen(command, env={**os.environ, **environment}, stdin=quiet, stdout=quiet, stderr=quiet)
     try:
-        _wait_for(port, server)
-        yield S3Server(f"http://127.0.0.1:{port}", folder)
+        yield child
     finally:
-        server.kill()
-        server.wait()
+        child.kill()
+        child.wait()
+
+
+def make_bucket(port: int) -> None:
+    Minio(f"127.0.0.1:{port}", ACCESS_KEY, SECRET_KEY, secure=False, region="us-east-1").make_bucket(BUCKET)
 
 
 def free_port() -> int:
@@ -64,16 +94,21 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_SECONDS
+def wait_for(port: int, server: "subprocess.Popen[bytes]", seconds: float = START_SECONDS) -> None:
+    deadline = time.monotonic() + seconds
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
             return
         except OSError:
             if server.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError("rclone serve s3 did not start") from None
+                raise RuntimeError(f"{server.args!r} did not start") from None
             time.sleep(0.02)
+
+
+def _program(name: str) -> str:
+    beside = Path(sys.executable).with_name(name)
+    return str(beside) if beside.exists() else str(shutil.which(name))
 
 
 Answer = tuple[int, bytes]

@@ -1,15 +1,15 @@
-"""One contract for every store, run against a folder and a real S3 server; then what only one of them can get wrong."""
+"""One contract for every store, run against a folder and real S3 servers; then what only one of them can get wrong."""
 
 import errno
 import os
 import pickle
+import secrets
 import signal
 import subprocess
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -37,31 +37,44 @@ from avatarlab.errors import (
     StoreUnreachable,
 )
 from avatarlab.s3 import S3Settings
-from avatarlab.store import TEMPORARY_FOLDER, FolderStore, Store, check_name, check_store, open_store, os_fault
+from avatarlab.store import TEMPORARY_FOLDER, Store, check_name, check_store, open_store, os_fault
 
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as running:
-        yield running
+CEPH = pytest.param("ceph", marks=pytest.mark.ceph)
 
 
 @pytest.fixture
-def s3_environment(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
-    for name, value in server.environment().items():
+def s3_environment(rclone: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    for name, value in rclone.environment().items():
         monkeypatch.setenv(name, value)
-    return server
+    return rclone
 
 
 @pytest.fixture
 def s3(request: pytest.FixtureRequest) -> Store:
     request.getfixturevalue("s3_environment")
-    return open_store(f"s3://{BUCKET}/{abs(hash(request.node.name)):x}")
+    return open_store(new_prefix())
 
 
-@pytest.fixture(params=["folder", "s3"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    return open_store(str(tmp_path / "store")) if request.param == "folder" else request.getfixturevalue("s3")
+@pytest.fixture(params=["folder", "rclone", "moto", CEPH])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    return store_of(request, tmp_path, monkeypatch)
+
+
+@pytest.fixture(params=["folder", "moto", CEPH])
+def conditional_store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    return store_of(request, tmp_path, monkeypatch)
+
+
+def store_of(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    if request.param == "folder":
+        return open_store(str(tmp_path / "store"))
+    for name, value in request.getfixturevalue(request.param).environment().items():
+        monkeypatch.setenv(name, value)
+    return open_store(new_prefix())
+
+
+def new_prefix() -> str:
+    return f"s3://{BUCKET}/{secrets.token_hex(8)}"
 
 
 class TestEveryStore:
@@ -164,18 +177,48 @@ class TestEveryStore:
         assert list(store.list("")) == []
 
     def test_lets_one_of_many_racing_writers_stand_whole(self, store: Store) -> None:
-        contents = [bytes([number]) * 20_000 for number in range(8)]
-        with ThreadPoolExecutor(8) as pool:
-            created = list(pool.map(lambda content: store.put_new("race", content), contents))
+        contents, created = race(store, "race")
         assert any(created)
         assert store.get("race") in contents
-        if isinstance(store, FolderStore):
+
+    @pytest.mark.parametrize("probed", [True, False])
+    def test_tells_exactly_one_of_sixteen_writers_that_it_was_first(
+        self, conditional_store: Store, probed: bool
+    ) -> None:
+        if probed:
+            assert not [note for note in check_store(conditional_store) if "either may win" in note]
+        for name in ("race/1", "race/2", "race/3"):
+            contents, created = race(conditional_store, name)
             assert created.count(True) == 1
-            assert store.get("race") == contents[created.index(True)]
+            assert conditional_store.get(name) == contents[created.index(True)]
+
+    def test_shows_only_whole_objects_while_one_name_is_replaced(self, store: Store) -> None:
+        contents = [bytes([number]) * 20_000 for number in range(8)]
+        store.put("a", contents[0])
+        with ThreadPoolExecutor(4) as pool:
+            writing = [pool.submit(store.put, "a", content) for content in contents]
+            while not all(write.done() for write in writing):
+                assert store.get("a") in contents
+            for write in writing:
+                write.result()
+        assert store.get("a") in contents
 
     def test_is_a_store(self, store: Store) -> None:
         assert isinstance(store, Store)
         assert store.public_uri("a/b.mp4").endswith("/a/b.mp4")
+
+
+def race(store: Store, name: str) -> tuple[list[bytes], list[bool]]:
+    """The contents of sixteen writers that start together, and what each was told."""
+    contents = [bytes([number]) * 20_000 for number in range(16)]
+    together = threading.Barrier(16)
+
+    def write(content: bytes) -> bool:
+        together.wait()
+        return store.put_new(name, content)
+
+    with ThreadPoolExecutor(16) as pool:
+        return contents, list(pool.map(write, contents))
 
 
 class TestFolder:
@@ -384,17 +427,6 @@ class TestS3:
             for ask in (lambda: store.stat("a"), lambda: store.get("a"), lambda: list(store.list(""))):
                 with pytest.raises(StoreUnreachable):
                     ask()
-
-    def test_uses_conditional_writes_where_the_server_has_them(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        with scripted_server(conditional_bucket()) as endpoint:
-            monkeypatch.setenv("AVATARLAB_S3_ENDPOINT", endpoint)
-            store = open_store(f"s3://{BUCKET}/a")
-            assert check_store(store) == ()
-            contents = [bytes([number]) for number in range(8)]
-            with ThreadPoolExecutor(8) as pool:
-                created = list(pool.map(lambda content: store.put_new("race", content), contents))
-            assert created.count(True) == 1
-            assert store.get("race") == contents[created.index(True)]
 
     def test_works_where_the_server_refuses_conditional_writes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         bucket = conditional_bucket()
