@@ -16,29 +16,23 @@ import logging
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Collection, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 from avatarlab.errors import DamagedArtifact, NotFound, StoreError
 from avatarlab.keys import video_version
-from avatarlab.store import Store, local_file
+from avatarlab.store import MOST_SINGLE_REQUESTS, Store, at_once, local_file
 
 STAGES = ("tokens", "audio", "motion", "face", "video")
 PUBLIC_FILES = ("video.mp4", "captions.vtt", "captions.srt", "poster.jpg")
 RECORD_SCHEMA = 1
 ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 
-REQUESTS_AT_ONCE = 16
-MOST_SINGLE_REQUESTS = 256  # above this, listing the 256 shards takes fewer requests than asking one by one
 HISTORY_KEPT = 200
 
 logger = logging.getLogger(__name__)
-K = TypeVar("K")
-V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -110,23 +104,24 @@ class Artifacts:
         """
         names = {key: action_name(stage, key) for key in keys}
         if len(names) > MOST_SINGLE_REQUESTS:
-            present = self._sizes(names.values())
+            present = self.store.sizes(names.values())
             names = {key: name for key, name in names.items() if present[name] is not None}
-        records = {key: data for key, data in _at_once(self._get, names).items() if data is not None}
         actions: dict[str, Action] = {}
-        for key, data in records.items():
-            try:
-                actions[key] = _action(stage, key, data)
-            except (ValueError, KeyError, TypeError, AttributeError):
-                self._remove_record(names[key], data, "its record cannot be read")
+        judged: dict[str, str] = {}  # digests: the records of a large plan would fill the memory
+        for key, found in at_once(lambda name: self._record_of(stage, name), names).items():
+            if found is None:
+                continue
+            judged[key], action = found
+            if action is None:
+                self._remove_record(names[key], judged[key], "its record cannot be read")
+            else:
+                actions[key] = action
         blobs = {blob.name: blob for action in actions.values() for blob in action.outputs.values()}
         reasons = self._blob_faults(blobs)
-        for key, action in list(actions.items()):
-            lost = [name for name, blob in action.outputs.items() if blob.name in reasons]
-            if lost:
-                del actions[key]
-                why = reasons[action.outputs[lost[0]].name]
-                self._remove_record(action.name, records[key], f"its output {lost[0]} cannot be used: {why}")
+        lost = {key: _lost(action, reasons) for key, action in actions.items()} if reasons else {}
+        for key, reason in lost.items():
+            if reason:
+                self._remove_record(actions.pop(key).name, judged[key], reason)
         return actions
 
     def commit(
@@ -275,7 +270,7 @@ class Artifacts:
     def _blob_faults(self, blobs: Mapping[str, Blob]) -> dict[str, str]:
         """Blob name -> what is wrong with it. A blob of the wrong size is moved to the quarantine."""
         reasons: dict[str, str] = {}
-        for name, size in self._sizes(blobs).items():
+        for name, size in self.store.sizes(blobs).items():
             if size is None:
                 reasons[name] = "it is missing"
             elif size != blobs[name].size:
@@ -283,22 +278,26 @@ class Artifacts:
                 self._remove(name, reasons[name])
         return reasons
 
-    def _sizes(self, names: Collection[str]) -> dict[str, int | None]:
-        if len(names) <= MOST_SINGLE_REQUESTS:
-            return _at_once(self.store.stat, {name: name for name in names})
-        shards = {name.rpartition("/")[0] + "/" for name in names}
-        found = _at_once(lambda shard: dict(self.store.list(shard)), {shard: shard for shard in shards})
-        return {name: found[name.rpartition("/")[0] + "/"].get(name) for name in names}
-
     def _get(self, name: str) -> bytes | None:
         try:
             return self.store.get(name)
         except NotFound:
             return None
 
-    def _remove_record(self, name: str, judged: bytes, reason: str) -> None:
-        """Set a record aside unless another run has already replaced it."""
-        if self._get(name) == judged:
+    def _record_of(self, stage: str, name: str) -> tuple[str, Action | None] | None:
+        """The digest of a record and what it says, None of which where it cannot be read; None where there is none."""
+        data = self._get(name)
+        if data is None:
+            return None
+        try:
+            return _digest(data), _action(stage, name.rpartition("/")[2].removesuffix(".json"), data)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return _digest(data), None
+
+    def _remove_record(self, name: str, judged: str, reason: str) -> None:
+        """Set a record aside unless another run has already replaced the one with this digest."""
+        data = self._get(name)
+        if data is not None and _digest(data) == judged:
             self._remove(name, reason)
 
     def _remove(self, name: str, reason: str) -> None:
@@ -404,12 +403,12 @@ def _checked_version(version: str) -> str:
     return version
 
 
-def _at_once(ask: Callable[[str], V], names: Mapping[K, str]) -> dict[K, V]:
-    """`ask` of every name, several requests at a time; the first error is raised."""
-    if len(names) <= 1:
-        return {key: ask(name) for key, name in names.items()}
-    with ThreadPoolExecutor(min(REQUESTS_AT_ONCE, len(names)), thread_name_prefix="store") as pool:
-        return dict(zip(names, pool.map(ask, names.values()), strict=True))
+def _lost(action: Action, reasons: Mapping[str, str]) -> str:
+    """Why an action is not complete, by what is wrong with blobs; empty where it is."""
+    for name, blob in action.outputs.items():
+        if blob.name in reasons:
+            return f"its output {name} cannot be used: {reasons[blob.name]}"
+    return ""
 
 
 def _difference(size: int, blob: Blob) -> str:

@@ -14,7 +14,7 @@ import re
 import secrets
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,7 +31,7 @@ from minio.error import InvalidResponseError, MinioException, S3Error, ServerErr
 from urllib3.exceptions import HTTPError, MaxRetryError, SSLError
 
 from avatarlab.errors import NotFound, SettingsError, StoreError, StoreForbidden, StoreUnreachable
-from avatarlab.store import check_name, check_prefix, local_file, open_store, os_fault
+from avatarlab.store import MOST_SINGLE_REQUESTS, at_once, check_name, check_prefix, local_file, open_store, os_fault
 
 PART_BYTES = 32 << 20
 READ_BYTES = 1 << 20
@@ -194,6 +194,19 @@ class S3Store:
             return self._ask(name, lambda client: client.stat_object(self.bucket, key).size)
         except NotFound:
             return None
+
+    def sizes(self, names: Collection[str]) -> dict[str, int | None]:
+        if len(names) <= MOST_SINGLE_REQUESTS:
+            return at_once(self.stat, {name: name for name in names})
+        asked: dict[str, set[str]] = {}
+        for name in names:
+            asked.setdefault(_shard(name), set()).add(name)
+
+        def of_shard(shard: str) -> dict[str, int]:  # nothing else of the shard is kept, however much it holds
+            return {name: size for name, size in self.list(shard) if name in asked[shard]}
+
+        found = at_once(of_shard, {shard: shard for shard in asked})
+        return {name: found[_shard(name)].get(name) for name in names}
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         start = f"{self.prefix}/" if self.prefix else ""
@@ -382,6 +395,10 @@ def _status(error: Exception) -> tuple[int, str]:
             code = re.search(r"<Code>(\w{1,60})</Code>", error._body or "")
             return int(error._code), code[1] if code else ""
     return 0, ""
+
+
+def _shard(name: str) -> str:
+    return name[: name.rfind("/") + 1]
 
 
 def _media_type(name: str) -> str:

@@ -11,12 +11,13 @@ import secrets
 import shutil
 import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
-from typing import BinaryIO, Protocol, runtime_checkable
+from typing import BinaryIO, Protocol, TypeVar, runtime_checkable
 
 from avatarlab.errors import NotFound, SettingsError, StoreError, StoreForbidden, StoreUnreachable
 
@@ -25,11 +26,19 @@ TEMPORARY_KEPT_SECONDS = 24 * 3600
 LOW_SPACE_BYTES = 1 << 30
 LONGEST_SEGMENT_BYTES = 255
 LONGEST_NAME_BYTES = 800
+REQUESTS_AT_ONCE = 16
+MOST_SINGLE_REQUESTS = 256  # above this, listing the 256 shards takes fewer requests than asking one by one
+LONGEST_TURN = 64
 
+# Every name of an artifact is of this kind, and a plan checks hundreds of thousands.
+_PLAIN_NAME = re.compile(r"(?!.{256})[A-Za-z0-9_-][A-Za-z0-9._-]*(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _GONE = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.ENODEV}
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 @runtime_checkable
@@ -61,6 +70,9 @@ class Store(Protocol):
 
     def stat(self, name: str) -> int | None:
         """The size, or None where the name does not exist."""
+
+    def sizes(self, names: Collection[str]) -> dict[str, int | None]:
+        """`stat` of many names at once, in fewer or cheaper requests than one by one."""
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """(name, size) of every object whose name starts with `prefix`, in the order of the names."""
@@ -106,6 +118,8 @@ def check_name(name: str) -> str:
     >>> check_name("videos/algebra-1/current.json")
     'videos/algebra-1/current.json'
     """
+    if _PLAIN_NAME.fullmatch(name):
+        return name
     _check_text(name)
     if not name or name.startswith("/") or any(part in ("", ".", "..") for part in name.split("/")):
         raise StoreError(f"{_shown(name)} cannot be an object name", "use relative names without '.' and '..'")
@@ -189,8 +203,8 @@ class FolderStore:
             self._replace(name, source)
 
     def get(self, name: str) -> bytes:
-        with self._faults(name):
-            return self._path(name).read_bytes()
+        with self._faults(name), open(self._address(name), "rb", buffering=0) as file:  # noqa: PTH123 (twice as fast)
+            return file.read()
 
     def get_file(self, name: str, path: Path) -> None:
         with self._faults(name):
@@ -204,11 +218,15 @@ class FolderStore:
 
     def stat(self, name: str) -> int | None:
         try:
-            with self._faults(name):
-                found = self._path(name).stat()
-                return found.st_size if S_ISREG(found.st_mode) else None
-        except NotFound:
+            found = os.stat(self._address(name))  # noqa: PTH116 (three times as fast)
+        except OSError as error:
+            with suppress(NotFound), self._faults(name):
+                raise error
             return None
+        return found.st_size if S_ISREG(found.st_mode) else None
+
+    def sizes(self, names: Collection[str]) -> dict[str, int | None]:
+        return at_once(self.stat, {name: name for name in names})
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         check_prefix(prefix)
@@ -253,6 +271,9 @@ class FolderStore:
 
     def _path(self, name: str) -> Path:
         return self.root / check_name(name)
+
+    def _address(self, name: str) -> str:
+        return f"{self.root}/{check_name(name)}"
 
     def _replace(self, name: str, data: bytes | BinaryIO) -> None:
         final = self._path(name)
@@ -330,6 +351,19 @@ class FolderStore:
             raise NotFound(f"there is no {name} in {self.root}", "run `avatarlab render` to make it") from None
         except OSError as error:
             raise os_fault(error, f"{self.root}/{name}") from None
+
+
+def at_once(ask: Callable[[str], V], names: Mapping[K, str]) -> dict[K, V]:
+    """`ask` of every name, several requests at a time; the first error is raised."""
+    if len(names) <= 1:
+        return {key: ask(name) for key, name in names.items()}
+    # A thread takes many names in a turn, for handing one over costs more than a look at a local file.
+    turn = max(1, min(LONGEST_TURN, len(names) // (4 * REQUESTS_AT_ONCE)))
+    values = list(names.values())
+    turns = [values[start : start + turn] for start in range(0, len(values), turn)]
+    with ThreadPoolExecutor(min(REQUESTS_AT_ONCE, len(turns)), thread_name_prefix="store") as pool:
+        answers = [answer for part in pool.map(lambda part: [ask(name) for name in part], turns) for answer in part]
+    return dict(zip(names, answers, strict=True))
 
 
 @contextmanager

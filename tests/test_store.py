@@ -28,6 +28,7 @@ from s3_server import (
     scripted_server,
 )
 
+import avatarlab.s3
 from avatarlab.errors import (
     AvatarLabError,
     NotFound,
@@ -132,6 +133,19 @@ class TestEveryStore:
         assert [name for name, _ in store.list("o")] == ["other"]
         assert list(store.list("nowhere/")) == []
         assert len(list(store.list(""))) == 5
+
+    @pytest.mark.parametrize("most", [256, 3])
+    def test_tells_the_sizes_of_many_names_at_once(
+        self, store: Store, most: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(avatarlab.s3, "MOST_SINGLE_REQUESTS", most)
+        sizes = {f"{shard}/{number}": number for shard in ("a", "b/c", "d") for number in range(5)}
+        for name, size in sizes.items():
+            store.put(name, b"x" * size)
+        nothing = dict.fromkeys(("a/9", "b/c", "e/1", "top"))
+        del sizes["d/4"]
+        assert store.sizes([*sizes, *nothing]) == sizes | nothing
+        assert store.sizes([]) == {}
 
     def test_copies_and_deletes(self, store: Store) -> None:
         store.put("blobs/a", b"content")
@@ -269,6 +283,7 @@ class TestFolder:
         (tmp_path / "mount").rmdir()
         for ask in (
             lambda: store.stat("a"),
+            lambda: store.sizes(["a", "b"]),
             lambda: store.get("a"),
             lambda: list(store.list("")),
             lambda: store.put("a", b""),
