@@ -7,6 +7,7 @@ here puts a credential, a signed URL or a server's message (servers echo access 
 import configparser
 import inspect
 import io
+import math
 import mimetypes
 import os
 import random
@@ -16,6 +17,8 @@ import ssl
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -29,15 +32,27 @@ from minio.credentials.credentials import Credentials
 from minio.credentials.providers import AWSConfigProvider, ChainedProvider, EnvAWSProvider, IamAwsProvider, Provider
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from urllib3.exceptions import HTTPError, MaxRetryError, SSLError
+from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
 
 from avatarlab.errors import NotFound, SettingsError, StoreError, StoreForbidden, StoreUnreachable
-from avatarlab.store import MOST_SINGLE_REQUESTS, at_once, check_name, check_prefix, local_file, open_store, os_fault
+from avatarlab.store import (
+    MOST_SINGLE_REQUESTS,
+    TEMPORARY_KEPT_SECONDS,
+    at_once,
+    check_name,
+    check_prefix,
+    local_file,
+    open_store,
+    os_fault,
+)
 
 PART_BYTES = 32 << 20
 READ_BYTES = 1 << 20
 HOST = r"([A-Za-z0-9._-]+|\[[0-9a-fA-F:]+\])(:\d{1,5})?"
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 5.0
+CHECK_SECONDS = 9.0
+PROBES = "probes/"
 
 _MEDIA_TYPES = {".vtt": "text/vtt", ".srt": "application/x-subrip", ".parquet": "application/vnd.apache.parquet"}
 _ROLE_VARIABLES = (
@@ -45,6 +60,16 @@ _ROLE_VARIABLES = (
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 )
+_REFUSALS = {
+    "InvalidAccessKeyId": ("the access key is unknown", "correct AWS_ACCESS_KEY_ID, or the one in ~/.aws/credentials"),
+    "SignatureDoesNotMatch": (
+        "the secret key does not belong to the access key",
+        "correct AWS_SECRET_ACCESS_KEY, or the one in ~/.aws/credentials",
+    ),
+    "ExpiredToken": ("the session token has expired", "set a new AWS_SESSION_TOKEN"),
+    "InvalidToken": ("the session token is refused", "set a new AWS_SESSION_TOKEN, or unset it"),
+}
+_FOLDERS_OF_FILES = ("blobs/", "runs/", "videos/")  # a bucket without a prefix may hold uploads of others
 _FULL_CODES = {"XMinioStorageFull", "InsufficientStorage", "QuotaExceeded", "XMinioAdminBucketQuotaExceeded"}
 
 T = TypeVar("T")
@@ -95,6 +120,7 @@ class S3Store:
     settings: S3Settings = field(default_factory=S3Settings.from_environment)
     _built: tuple[int, Minio] | None = field(default=None, init=False, repr=False)
     _conditional: bool | None = field(default=None, init=False, repr=False)  # None: not probed yet
+    _ends: float = field(default=math.inf, init=False, repr=False)  # no request begins after this moment
 
     @classmethod
     def at(cls, address: str) -> "S3Store":
@@ -243,18 +269,47 @@ class S3Store:
         quick = replace(self.settings, connect_seconds=2.0, read_seconds=3.0, patience_seconds=4.0)
         probing = S3Store(self.bucket, self.prefix, quick)
         probing._conditional = True
-        name = f"probes/{secrets.token_hex(8)}"
+        probing._ends = time.monotonic() + CHECK_SECONDS - quick.read_seconds
+        name = f"{PROBES}{secrets.token_hex(8)}"
         probing.put_new(name, b"probe")  # outside the try: nothing to remove, and no second wait, where it fails
         try:
             honoured = probing._conditional and not probing.put_new(name, b"probe")
             if not any(found == name for found, _ in probing.list(name)):
                 raise StoreError(f"{self.uri} does not list an object just written", "use a strongly consistent store")
-        finally:
+            notes = probing._sweep(name)
+        except StoreUnreachable:  # the probe stays until it is swept: to wait again would help nobody
+            raise
+        except StoreError:
             probing.delete(name)
+            raise
+        probing.delete(name)
         self._conditional = honoured
-        if honoured:
+        if not honoured:
+            notes += ("this server ignores If-None-Match: of two runs making one artifact, either may win",)
+        return notes
+
+    def _sweep(self, probe: str) -> tuple[str, ...]:
+        """Remove what runs that were killed left behind, where that is a day old by the clock of the server."""
+        key = self._key(probe)
+        start = key.removesuffix(probe)
+        written: Any = self._ask(probe, lambda client: client.stat_object(self.bucket, key).last_modified)
+        if written is None:
             return ()
-        return ("this server ignores If-None-Match: of two runs making one artifact, either may win",)
+        oldest = written - timedelta(seconds=TEMPORARY_KEPT_SECONDS)
+        ends = self._ends - 1.0  # what is left then waits for the next start-up
+
+        def sweep(client: Minio) -> None:
+            _sweep_objects(client, self.bucket, start + PROBES, oldest, ends)
+            for folder in _FOLDERS_OF_FILES:
+                _sweep_uploads(client, self.bucket, start + folder, oldest, ends)
+
+        try:
+            self._ask(probe, sweep)
+        except (StoreUnreachable, NotFound):  # NotFound: where no upload was ever begun, some servers have no list
+            return ()
+        except StoreError:  # not built, or not allowed: it costs some space and stops nobody
+            return ("unfinished uploads cannot be removed here: give the bucket a rule that aborts them after a day",)
+        return ()
 
     def _key(self, name: str) -> str:
         check_name(name)
@@ -267,15 +322,20 @@ class S3Store:
 
     def _ask(self, name: str, request: Callable[[Minio], T]) -> T:
         """One request with our own deadline. A fault of the network is tried again, jittered, until patience ends."""
-        deadline = time.monotonic() + self.settings.patience_seconds
+        deadline = self._ends
         pause = FIRST_PAUSE_SECONDS
+        failed = False
         while True:
+            started = time.monotonic()
             try:
                 return request(self._client())
             except (MinioException, HTTPError, OSError, ValueError, ParseError) as error:
                 fault = self._fault(error, name)
+                silent = min(time.monotonic() - started, self.settings.read_seconds) if _timed_out(error) else 0.0
             if not isinstance(fault, StoreUnreachable):
                 raise fault from None
+            if not failed:  # from the moment the server fell silent: a long upload is as patient as a short one
+                failed, deadline = True, min(deadline, time.monotonic() - silent + self.settings.patience_seconds)
             wait = pause * random.uniform(0.5, 1.5)
             if time.monotonic() + wait > deadline:
                 raise fault from None
@@ -289,13 +349,23 @@ class S3Store:
         answer = f"{host} answered {status}{f' {code}' if code else ''}"
         if code == "NoSuchBucket":
             # Not NotFound: everything would look as if it had never been made.
-            return StoreError(f"there is no bucket {self.bucket} at {host}", "create it, or correct --store")
+            return StoreError(
+                f"there is no bucket {self.bucket} at {host}",
+                f"create it (`aws s3 mb s3://{self.bucket}`, `mc mb`), or correct --store and AVATARLAB_S3_ENDPOINT",
+            )
         if code == "RequestTimeTooSkewed":
-            return StoreForbidden(answer, "set the clock of this machine")
-        if status in (401, 403):
+            return StoreForbidden(
+                f"{host} refuses requests signed by the clock of this machine: {_clock_difference(error)}",
+                "set the clock (`timedatectl set-ntp true`)",
+            )
+        if code in _REFUSALS:
+            message, remedy = _REFUSALS[code]
+            return StoreForbidden(f"{host} answered {status} {code}: {message}", remedy)
+        if status in (401, 403) or code == "AccessDenied":
             return StoreForbidden(
                 f"{answer} for {self.uri}",
-                "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY (or ~/.aws/credentials) and the bucket's policy",
+                "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or ~/.aws/credentials), and that they may list the "
+                "bucket and read, write and delete its objects",
             )
         if status == 404:
             return NotFound(f"there is no {name} in {self.uri}", "run `avatarlab render` to make it")
@@ -310,7 +380,10 @@ class S3Store:
         if status in (408, 409, 429) or status >= 500:
             return StoreUnreachable(answer, "wait for the server and run the same command again; finished work is kept")
         if status:
-            return StoreError(f"{answer} for {name} in {self.uri}", "check AVATARLAB_S3_ENDPOINT and AWS_REGION")
+            return StoreError(
+                f"{answer} for {name} in {self.uri}",
+                "check AWS_REGION and AVATARLAB_S3_ENDPOINT: its port, and whether it is http:// or https://",
+            )
         reason = error.reason if isinstance(error, MaxRetryError) else error
         if isinstance(reason, (SSLError, ssl.SSLError)):
             return StoreError(
@@ -356,12 +429,15 @@ class _QuietCredentials(Provider):
 
 
 def _connect(settings: S3Settings) -> Minio:
+    authorities = os.environ.get("SSL_CERT_FILE") or certifi.where()
+    if settings.secure and not Path(authorities).is_file():
+        raise SettingsError("SSL_CERT_FILE names no file", "set it to a file of PEM certificates, or unset it")
     pool = urllib3.PoolManager(
         timeout=urllib3.Timeout(connect=settings.connect_seconds, read=settings.read_seconds),
         retries=urllib3.Retry(total=None, connect=0, read=0, status=0, other=0, redirect=2),  # `_ask` tries again
         maxsize=32,
         cert_reqs="CERT_REQUIRED",
-        ca_certs=os.environ.get("SSL_CERT_FILE") or certifi.where(),
+        ca_certs=authorities,
     )
     return Minio(
         settings.host,
@@ -383,6 +459,37 @@ def _put_if_absent(client: Minio, bucket: str, key: str, data: bytes, media_type
         client.put_object(bucket, key, io.BytesIO(data), len(data), **options)
     else:
         client._put_object(bucket, key, data, headers={"Content-Type": media_type, **condition})
+
+
+def _sweep_uploads(client: Minio, bucket: str, prefix: str, oldest: datetime, ends: float) -> None:
+    """Abort multipart uploads begun before `oldest`, up to a thousand. The client has no public method for it."""
+    uploads: list[Any] = client._list_multipart_uploads(bucket, prefix=prefix).uploads
+    for upload in uploads:
+        if upload.initiated_time < oldest and time.monotonic() < ends:
+            client._abort_multipart_upload(bucket, upload.object_name, upload.upload_id)
+
+
+def _sweep_objects(client: Minio, bucket: str, prefix: str, oldest: datetime, ends: float) -> None:
+    for found in client.list_objects(bucket, prefix=prefix, recursive=True):
+        if found.last_modified < oldest and time.monotonic() < ends:
+            client.remove_object(bucket, found.object_name)
+
+
+def _timed_out(error: Exception) -> bool:
+    reason = error.reason if isinstance(error, MaxRetryError) else error
+    return isinstance(reason, (Urllib3TimeoutError, TimeoutError))
+
+
+def _clock_difference(error: Exception) -> str:
+    """How far this clock is from the server's, where the answer says what time it is there."""
+    try:
+        theirs = parsedate_to_datetime(error.response.headers["Date"])  # type: ignore[attr-defined]
+        minutes = round((time.time() - theirs.timestamp()) / 60)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        minutes = 0
+    if not minutes:
+        return "it is too far off"
+    return f"it is {abs(minutes)} minutes {'ahead' if minutes > 0 else 'behind'}"
 
 
 def _status(error: Exception) -> tuple[int, str]:

@@ -1,15 +1,17 @@
 """S3 servers on loopback for tests: `rclone serve s3`, which checks signatures and ignores conditional writes, moto, which
 does the opposite, and scripted ones for answers that no real server gives when asked. `ceph.py` has the one that does both."""
 
+import math
 import os
 import shutil
 import socket
+import socketserver
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -111,6 +113,59 @@ def _program(name: str) -> str:
     return str(beside) if beside.exists() else str(shutil.which(name))
 
 
+class Wire:
+    """Passes bytes on to a server and back, as slowly as told, and may break once it has passed so many."""
+
+    def __init__(self, port: int) -> None:
+        self.bytes_per_second = math.inf
+        self.passed = 0  # of what was sent to the server
+        self.breaks_at: float = math.inf
+        self.when_broken: Callable[[], object] = lambda: None
+        wire = self
+
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                try:
+                    server = socket.create_connection(("127.0.0.1", port))
+                except OSError:
+                    return
+                back = threading.Thread(target=wire._pass, args=(server, self.request, False), daemon=True)
+                back.start()
+                wire._pass(self.request, server, True)
+                back.join()
+                server.close()
+
+        self._listening = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+        self._listening.daemon_threads = True
+        self.endpoint = f"http://127.0.0.1:{self._listening.server_address[1]}"
+
+    def __enter__(self) -> "Wire":
+        threading.Thread(target=self._listening.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bytes_per_second = math.inf
+        self._listening.shutdown()
+        self._listening.socket.close()
+
+    def _pass(self, source: socket.socket, target: socket.socket, to_server: bool) -> None:
+        try:
+            while piece := source.recv(1 << 16):
+                target.sendall(piece)
+                if to_server:
+                    self.passed += len(piece)
+                    if self.passed >= self.breaks_at:
+                        self.breaks_at = math.inf
+                        self.when_broken()
+                        break
+                time.sleep(len(piece) / self.bytes_per_second)
+        except OSError:
+            pass
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
 Answer = tuple[int, bytes]
 
 
@@ -138,6 +193,7 @@ def scripted_server(answer: Callable[[str, str, Mapping[str, str], bytes], Answe
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that hung up is what is tested
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
