@@ -552,9 +552,10 @@ class _Process:
             with suppress(OSError, AttributeError):  # Linux only, and only a matter of speed
                 fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, 1 << 20)
         os.set_blocking(self._input.fileno(), False)
-        self._writable, self._readable = select.poll(), select.poll()
+        self._writable, self._readable, self._ended = select.poll(), select.poll(), select.poll()
         self._writable.register(self._input.fileno(), select.POLLOUT)
         self._readable.register(self._output.fileno(), select.POLLIN)
+        self._ended.register(self._output.fileno(), 0)  # its hang-up alone
 
     def write(self, array: UInt8[np.ndarray, "..."]) -> None:
         view = np.ascontiguousarray(array).data.cast("B")
@@ -616,6 +617,8 @@ class _Process:
         with suppress(OSError):
             self._input.close()
         deadline = time.monotonic() + patience_seconds
+        # told at once, while `wait` with a limit sleeps up to 50 ms between its looks
+        self._ended.poll(patience_seconds * 1000)
         try:
             code = self._process.wait(max(0.1, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
