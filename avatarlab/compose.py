@@ -13,6 +13,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
@@ -36,6 +37,7 @@ PIP_SHARE = 0.36  # of the height and width of the video
 PIP_MARGIN = 0.03  # of the height
 HIGHEST_PEAK = 0.99
 CACHE_BYTES = 192 << 20  # composites of the presenter kept in memory
+BACKGROUNDS_KEPT = 4
 
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -471,7 +473,20 @@ def _still(background: str, width: int, height: int) -> Pixels:
     if background.startswith("#"):
         colour = [int(background[at : at + 2], 16) for at in (1, 3, 5)]
         return np.broadcast_to(np.array(colour, np.uint8), (height, width, 3))
-    return _covering(read_image(Path(background)), width, height)
+    path = Path(background)
+    try:
+        status = path.stat()
+    except OSError:
+        return _covering(read_image(path), width, height)
+    return _still_image(path, width, height, (status.st_size, status.st_mtime_ns, status.st_ino))
+
+
+@lru_cache(maxsize=BACKGROUNDS_KEPT)
+def _still_image(path: Path, width: int, height: int, state: tuple[int, int, int]) -> Pixels:  # noqa: ARG001
+    """A night's videos share few backgrounds; a file in another `state` is read again. Not to be written to."""
+    picture = _covering(read_image(path), width, height)
+    picture.flags.writeable = False
+    return picture
 
 
 def _looped(path: Path, width: int, height: int) -> Iterator[Pixels]:

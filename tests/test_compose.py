@@ -206,6 +206,27 @@ class TestPictures:
         assert (shown[120:, :158] == 0).all()
         assert (shown[120:, 162:] == 255).all()
 
+    def test_an_image_is_decoded_once_for_many_videos_and_anew_when_it_has_changed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path, decoded = tmp_path / "wall.png", 0
+
+        def counted(path: Path) -> np.ndarray:
+            nonlocal decoded
+            decoded += 1
+            return read_image(path)
+
+        monkeypatch.setattr(module, "read_image", counted)
+        looks = VideoSettings(width=160, height=160, background=str(path), layout="pip-top-left")
+        corners = []
+        for colour in ((10, 20, 30), (10, 20, 30), (200, 100, 50)):
+            if not corners or corners[-1] != colour:
+                Image.new("RGB", (160, 160), colour).save(path)
+            (frame,) = drawn(avatar(), [Segment(1)], looks)
+            corners.append(tuple(frame[-1, -1].tolist()))
+        assert corners == [(10, 20, 30), (10, 20, 30), (200, 100, 50)]
+        assert decoded == 2
+
     def test_a_video_in_the_background_plays_and_starts_over(self, tmp_path: Path) -> None:
         with VideoWriter(tmp_path / "loop.mp4", 64, 64) as writer:
             for level in (0, 80, 160, 240):
