@@ -650,6 +650,7 @@ def _print_report_as_json(report: Report) -> None:
         "exit_code": report.exit_code,
         "interrupted": report.interrupted,
         "given_up": report.given_up,
+        "unrecorded": report.unrecorded,
         "counts": dict(report.counts),
         "seconds": round(report.seconds, 2),
         "results": report.results_uri,

@@ -7,9 +7,10 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from avatarlab.errors import WorkerError
+from avatarlab.errors import AvatarLabError, WorkerError
 from flows.prepare import Prepared
 from flows.progress import progress_for_people
 from flows.session import Report, ThreadStarter, carry_out
@@ -30,7 +31,7 @@ def launch(prepared: Prepared, *, no_prefect: bool, say: Callable[[str], object]
 
             server = stack.enter_context(prefect_server())
             server.wait()
-            return _in_prefect(prepared, None, stop, stack, say, server.url)
+            return _in_prefect(prepared, None, stop, stack, say)
         say("everything is in the store already: no worker, engine or Prefect server is started")
         listener = stack.enter_context(progress_for_people(prepared.survey.totals))
         with stopping_on_signals(stop):
@@ -50,7 +51,7 @@ def _with_workers(
     pool.warm_up()  # engines load while the server starts
     if server is not None:
         server.wait()
-        return _in_prefect(prepared, pool, stop, stack, say, server.url)
+        return _in_prefect(prepared, pool, stop, stack, say)
     listener = stack.enter_context(progress_for_people(prepared.survey.totals))
     starter = stack.enter_context(ThreadStarter(pool))
     with stopping_on_signals(stop):
@@ -58,19 +59,14 @@ def _with_workers(
 
 
 def _in_prefect(
-    prepared: Prepared,
-    pool: "Pool | None",
-    stop: threading.Event,
-    stack: ExitStack,
-    say: Callable[[str], object],
-    url: str,
+    prepared: Prepared, pool: "Pool | None", stop: threading.Event, stack: ExitStack, say: Callable[[str], object]
 ) -> Report:
     from flows.render import Handover, handover, render
-    from flows.server import wait_until_recorded
 
     given = Handover(prepared, pool, stop, stack.enter_context(progress_for_people(prepared.survey.totals)))
     token = handover.set(given)
     request = prepared.request
+    broken: Exception | None = None
     try:
         render(
             manifest=request.manifest,
@@ -86,11 +82,22 @@ def _in_prefect(
             lexicon=request.lexicon,
             return_state=True,
         )
+    except Exception as error:  # whatever Prefect raises: what counts is whether the run itself came to its end
+        broken = error
     finally:
         handover.reset(token)
     if given.report is None:
-        raise given.failure or WorkerError("the Prefect flow ended without a report", "run again with --no-prefect")
-    recorded = wait_until_recorded(url, given.flow_run_id, given.task_runs)
-    if recorded < given.task_runs:
-        say(f"Prefect has recorded {recorded} of {given.task_runs} task runs; the results are complete all the same")
+        if isinstance(given.failure, AvatarLabError | KeyboardInterrupt):
+            raise given.failure
+        why = type(given.failure or broken).__name__
+        raise WorkerError(f"the Prefect flow ended without a report ({why})", "run again with --no-prefect")
+    if broken is not None:
+        say(
+            f"the Prefect server could not record how the run ended ({type(broken).__name__}); the results are complete"
+        )
+        return replace(given.report, unrecorded=True)
+    if given.recorded < given.task_runs:
+        say(
+            f"Prefect has recorded {given.recorded} of {given.task_runs} task runs; the results are complete all the same"
+        )
     return given.report

@@ -5,17 +5,16 @@ flow does both itself.
 """
 
 import threading
-import time
 from collections.abc import Mapping
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, cast
 
 from prefect import flow
-from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.artifacts import create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectConcurrentFuture
 from prefect.runtime import flow_run
@@ -27,7 +26,7 @@ from avatarlab.graph import Batch
 from avatarlab.stages import Outcome
 from flows.drive import Listener
 from flows.prepare import Prepared, Request, prepare
-from flows.progress import Pace
+from flows.records import ProgressArtifact, mark_dead_runs, sign, wait_until_recorded
 from flows.session import Report, carry_out
 from flows.signals import stopping_on_signals
 from flows.workers import default_workers, open_pool
@@ -35,8 +34,11 @@ from tasks.pool import Pool
 from tasks.render import Work, make_batch, report_cached
 
 MOST_THREADS = 256
-ARTIFACT_SECONDS = 2.0
 TABLE_ROWS = 1000
+MOST_UNRECORDED = 1000  # task runs: the server's queue holds 10,000 events, three for each
+CATCH_UP_SECONDS = 30.0
+RECORD_SECONDS = 60.0
+FLOW_NAME = "render"
 
 
 @dataclass
@@ -49,8 +51,8 @@ class Handover:
     listener: Listener
     report: Report | None = None
     failure: BaseException | None = None
-    flow_run_id: str = ""
     task_runs: int = 0
+    recorded: int = 0
 
 
 handover: ContextVar[Handover | None] = ContextVar("handover", default=None)
@@ -58,16 +60,22 @@ handover: ContextVar[Handover | None] = ContextVar("handover", default=None)
 
 @dataclass
 class PrefectStarter:
-    """Every batch is one task run, in a thread that waits for its Dask future."""
+    """Every batch is one task run, in a thread that waits for its Dask future.
+
+    A server that falls behind drops what it cannot queue, so starting waits for it now and then.
+    """
 
     pool: Pool
+    flow_run_id: str
     started: int = 0
+    recorded: int = 0
 
     @property
     def slots(self) -> int:
         return self.pool.slots
 
     def start(self, batch: Batch) -> "Future[list[Outcome]]":
+        self._let_the_server_catch_up()
         answer: Future[list[Outcome]] = Future()
         submitted = cast("PrefectConcurrentFuture[Any]", make_batch.submit(Work(batch, self.pool)))
         self.started += 1
@@ -88,31 +96,12 @@ class PrefectStarter:
         submitted.wrapped_future.add_done_callback(settle)
         return answer
 
-
-@dataclass
-class ProgressArtifact:
-    """Tells Prefect how far the run is, at most every few seconds, and passes on what it hears."""
-
-    then: Listener
-    totals: Mapping[str, int]
-    id: Any = None
-    told: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.pace = Pace(self.totals["video"])
-
-    def progress(self, settled: Mapping[str, int]) -> None:
-        self.then.progress(settled)
-        share = 100.0 * sum(settled.values()) / max(1, sum(self.totals.values()))
-        if self.id is not None and time.monotonic() - self.told < ARTIFACT_SECONDS and share < 100.0:
+    def _let_the_server_catch_up(self) -> None:
+        if self.started - self.recorded < MOST_UNRECORDED:
             return
-        pace = self.pace.told(settled["video"])
-        text = f"{settled['video']} of {self.totals['video']} rows{f', {pace}' if pace else ''}"
-        if self.id is None:
-            self.id = create_progress_artifact(share, key="render-progress", description=text)
-        else:
-            update_progress_artifact(self.id, share, description=text)
-        self.told = time.monotonic()
+        enough = self.started - MOST_UNRECORDED // 2
+        # A server that does not catch up in time is given up on for these: rendering goes first.
+        self.recorded = max(enough, wait_until_recorded(self.flow_run_id, enough, CATCH_UP_SECONDS))
 
 
 class Silent:
@@ -121,7 +110,7 @@ class Silent:
 
 
 @flow(
-    name="render",
+    name=FLOW_NAME,
     flow_run_name="render-{run_id}",
     task_runner=cast("TaskRunner[Any]", ThreadPoolTaskRunner(max_workers=MOST_THREADS)),
     persist_result=False,
@@ -161,18 +150,34 @@ def render(
 
 
 def _render(given: Handover) -> State[dict[str, int]]:
-    for stage, hits in given.prepared.survey.found.items():
+    own, prepared = str(flow_run.id), given.prepared
+    mark_dead_runs(FLOW_NAME, own)
+    sign(own, prepared.run_id)
+    for stage, hits in prepared.survey.found.items():
         if hits:
             report_cached.submit(stage, hits).wait()
             given.task_runs += 1
-    starter = PrefectStarter(given.pool) if given.pool else None
+    starter = PrefectStarter(given.pool, own) if given.pool else None
+    told = ProgressArtifact(given.listener, prepared.survey.totals)
     with stopping_on_signals(given.stop):  # Prefect's own handler would crash the flow and lose what runs
-        report = carry_out(
-            given.prepared, starter, given.stop, ProgressArtifact(given.listener, given.prepared.survey.totals)
-        )
-    given.task_runs += starter.started if starter else 0
-    given.flow_run_id = str(flow_run.id)
+        report = carry_out(prepared, starter, given.stop, told)
+    told.close()
     given.report = report
+    given.task_runs += starter.started if starter else 0
+    with suppress(Exception):  # the results are in the store; a server that is gone must not undo them
+        _tell_results(report)
+    given.recorded = wait_until_recorded(own, given.task_runs, RECORD_SECONDS)
+    counts = dict(report.counts)
+    if report.interrupted:
+        return Cancelled(message=f"interrupted: {counts}", data=counts)
+    if report.exit_code:
+        return Failed(message=f"some rows failed: {counts}", data=counts)
+    if set(counts) == {"cached"}:
+        return Completed(name="Cached", message=f"{counts}", data=counts)
+    return Completed(message=f"{counts}", data=counts)
+
+
+def _tell_results(report: Report) -> None:
     create_table_artifact(
         [
             {
@@ -185,12 +190,5 @@ def _render(given: Handover) -> State[dict[str, int]]:
             for row in islice(report.rows, TABLE_ROWS)
         ],
         key="render-results",
-        description=f"{report.counts}; all rows: {report.results_uri}",
+        description=f"{dict(report.counts)}; all rows: {report.results_uri}",
     )
-    if report.interrupted:
-        return Cancelled(message=f"interrupted: {report.counts}", data=dict(report.counts))
-    if report.exit_code:
-        return Failed(message=f"some rows failed: {report.counts}", data=dict(report.counts))
-    if set(report.counts) == {"cached"}:
-        return Completed(name="Cached", message=f"{report.counts}", data=dict(report.counts))
-    return Completed(message=f"{report.counts}", data=dict(report.counts))

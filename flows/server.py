@@ -5,17 +5,15 @@ Nothing of Prefect may be imported before `prefect_environment` has been applied
 
 import ctypes
 import fcntl
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -24,7 +22,6 @@ from avatarlab.errors import SettingsError, WorkerError
 
 START_SECONDS = 300.0
 STOP_SECONDS = 10.0
-RECORD_SECONDS = 60.0
 
 QUIET: Mapping[str, str] = {
     "DO_NOT_TRACK": "1",
@@ -37,7 +34,6 @@ OWN: Mapping[str, str] = {
     "PREFECT_LOGGING_LEVEL": "CRITICAL",
 }
 PR_SET_PDEATHSIG = 1
-TERMINAL_STATES = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
 def home() -> Path:
@@ -104,26 +100,6 @@ def prefect_server() -> Iterator[Server]:
                     os.environ.pop(name, None)
                 else:
                     os.environ[name] = value
-
-
-def wait_until_recorded(url: str, flow_run_id: str, expected: int, seconds: float = RECORD_SECONDS) -> int:
-    """Waits until the server has a terminal state for `expected` task runs of a flow run; returns how many it has.
-
-    States travel as events and are written in batches: a process that leaves at once loses them.
-    """
-    question = {
-        "flow_runs": {"id": {"any_": [flow_run_id]}},
-        "task_runs": {"state": {"type": {"any_": list(TERMINAL_STATES)}}},
-    }
-    deadline = time.monotonic() + seconds
-    recorded = 0
-    while time.monotonic() < deadline:
-        with suppress(OSError, ValueError):
-            recorded = int(_post(f"{url}/task_runs/count", question))
-            if recorded >= expected:
-                break
-        time.sleep(0.2)
-    return recorded
 
 
 @contextmanager
@@ -200,12 +176,3 @@ def _healthy(url: str) -> bool:
             return bool(answer.status == 200)
     except (OSError, ValueError):
         return False
-
-
-def _post(url: str, body: Mapping[str, object]) -> str:
-    request = urllib.request.Request(
-        url, data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}, method="POST"
-    )
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        text: str = answer.read().decode()
-        return text

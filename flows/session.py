@@ -40,7 +40,10 @@ MOST_UNPUBLISHED = 64
 
 @dataclass(frozen=True)
 class Report:
-    """What a run came to. `given_up` says why a run ended before its end, where it did."""
+    """What a run came to. `given_up` says why it ended before its end, where it did.
+
+    `unrecorded` is true where the Prefect server could not take the end of the run, and so shows it wrongly.
+    """
 
     run_id: str
     store: Store
@@ -50,12 +53,13 @@ class Report:
     seconds: float
     set_aside: tuple[SetAside, ...] = ()
     given_up: str = ""
+    unrecorded: bool = False
 
     @property
     def exit_code(self) -> int:
         if self.interrupted:
             return 130
-        return 1 if self.counts.get("failed") or self.counts.get("quarantined") else 0
+        return 1 if self.unrecorded or self.counts.get("failed") or self.counts.get("quarantined") else 0
 
     @property
     def results_uri(self) -> str:
