@@ -9,14 +9,13 @@ import os
 import re
 import secrets
 import shutil
-import time
 import unicodedata
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_ISDIR, S_ISREG
 from typing import BinaryIO, Protocol, TypeVar, runtime_checkable
 
 from avatarlab.errors import NotFound, SettingsError, StoreError, StoreForbidden, StoreUnreachable
@@ -155,6 +154,7 @@ class FolderStore:
     """A folder with the promises of an object store: temporary name, fsync, hard link, fsync of the folder."""
 
     root: Path
+    identity: tuple[int, int] = field(compare=False, repr=False)  # device and inode: which folder it was when opened
 
     @classmethod
     def at(cls, root: Path) -> "FolderStore":
@@ -162,10 +162,14 @@ class FolderStore:
         if root.exists() and not root.is_dir():
             raise StoreError(f"{root} is a file, not a folder", "give --store a folder")
         try:
-            root.mkdir(parents=True, exist_ok=True)
+            for new in reversed([folder for folder in (root, *root.parents) if not folder.exists()]):
+                _make_folder(new)
+            return cls(root, _identity(root))
         except OSError as error:
             raise os_fault(error, str(root)) from None
-        return cls(root)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (open_store, (self.uri,))
 
     @property
     def uri(self) -> str:
@@ -230,6 +234,7 @@ class FolderStore:
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         check_prefix(prefix)
+        self._require_root()
         folder = prefix.rpartition("/")[0]
         with self._faults(prefix):
             yield from self._walk(folder, prefix)
@@ -255,6 +260,7 @@ class FolderStore:
         linked = self.root / TEMPORARY_FOLDER / f"probe-{secrets.token_hex(8)}"
         with self._faults(TEMPORARY_FOLDER):
             with self._written(linked, b"probe") as temporary:
+                now = temporary.stat().st_mtime  # by the clock of the disk, which may be another machine's
                 try:
                     linked.hardlink_to(temporary)
                 except OSError as error:
@@ -263,7 +269,7 @@ class FolderStore:
                     notes.append("this file system has no hard links: of two runs making one artifact, either may win")
                 finally:
                     linked.unlink(missing_ok=True)
-            self._sweep()
+            self._sweep(now - TEMPORARY_KEPT_SECONDS)
             free = shutil.disk_usage(self.root).free
         if free < LOW_SPACE_BYTES:
             notes.append(f"only {free >> 20} MiB free under {self.root}")
@@ -285,11 +291,14 @@ class FolderStore:
     @contextmanager
     def _written(self, final: Path, data: bytes | BinaryIO) -> Iterator[Path]:
         """A complete, synced temporary file on the same disk; removed afterwards unless it was moved away."""
-        self._make_folder(final.parent)
-        self._make_folder(self.root / TEMPORARY_FOLDER)
+        self._require_root()
+        self._make_folders(final.parent)
+        self._make_folders(self.root / TEMPORARY_FOLDER)
         temporary = self.root / TEMPORARY_FOLDER / secrets.token_hex(12)
         try:
             with temporary.open("xb") as file:
+                if os.fstat(file.fileno()).st_mode & 0o600 != 0o600:  # an odd umask
+                    os.fchmod(file.fileno(), 0o600)
                 if isinstance(data, bytes):
                     file.write(data)
                 else:
@@ -300,24 +309,31 @@ class FolderStore:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def _make_folder(self, folder: Path) -> None:
+    def _make_folders(self, folder: Path) -> None:
         missing = []
-        while not folder.is_dir():
-            if folder == self.root:  # an unmounted disk must not be mistaken for an empty store
-                raise StoreUnreachable(f"the store folder {self.root} is gone", "mount or create it and run again")
+        while folder != self.root and not folder.is_dir():
             missing.append(folder)
             folder = folder.parent
         for new in reversed(missing):
-            new.mkdir(exist_ok=True)
+            _make_folder(new)
             _sync_folder(new.parent)
+
+    def _require_root(self) -> None:
+        """An unmounted disk, whose empty mount point may still stand, must not be mistaken for an empty store."""
+        try:
+            if _identity(self.root) == self.identity:
+                return
+            what = "is another folder than at the start"
+        except OSError:
+            what = "is gone"
+        raise StoreUnreachable(f"the store folder {self.root} {what}", "mount or create it and run again")
 
     def _walk(self, folder: str, prefix: str) -> Iterator[tuple[str, int]]:
         try:
             with os.scandir(self.root / folder) as found:
                 entries = sorted(found, key=lambda entry: entry.name + "/" * entry.is_dir())
         except (FileNotFoundError, NotADirectoryError):
-            if not self.root.is_dir():
-                raise
+            self._require_root()
             return
         for entry in entries:
             name = f"{folder}/{entry.name}" if folder else entry.name
@@ -330,8 +346,7 @@ class FolderStore:
                 except FileNotFoundError:  # deleted since the folder was read
                     continue
 
-    def _sweep(self) -> None:
-        oldest = time.time() - TEMPORARY_KEPT_SECONDS
+    def _sweep(self, oldest: float) -> None:
         for left in (self.root / TEMPORARY_FOLDER).iterdir():
             try:
                 if left.stat().st_mtime < oldest:
@@ -344,10 +359,7 @@ class FolderStore:
         try:
             yield
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            if not self.root.is_dir():
-                raise StoreUnreachable(
-                    f"the store folder {self.root} is gone", "mount or create it and run again"
-                ) from None
+            self._require_root()
             raise NotFound(f"there is no {name} in {self.root}", "run `avatarlab render` to make it") from None
         except OSError as error:
             raise os_fault(error, f"{self.root}/{name}") from None
@@ -376,6 +388,19 @@ def local_file(path: Path) -> Iterator[BinaryIO]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    if (mode := folder.stat().st_mode) & 0o700 != 0o700:  # an odd umask
+        folder.chmod(mode | 0o700)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    found = folder.stat()
+    if not S_ISDIR(found.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    return found.st_dev, found.st_ino
 
 
 def _sync_folder(folder: Path) -> None:
