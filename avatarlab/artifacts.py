@@ -31,6 +31,8 @@ RECORD_SCHEMA = 1
 ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 
 HISTORY_KEPT = 200
+# What reading JSON that somebody else wrote may raise: brackets can be nested, and numbers large, beyond measure.
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 logger = logging.getLogger(__name__)
 
@@ -228,7 +230,7 @@ class Artifacts:
         try:
             versions = json.loads(data)["history"]
             return tuple(_checked_version(version) for version in versions)
-        except (ValueError, KeyError, TypeError, StoreError):
+        except (*_UNREADABLE, StoreError):
             self._remove(name, "it cannot be read")
             return ()
 
@@ -291,7 +293,7 @@ class Artifacts:
             return None
         try:
             return _digest(data), _action(stage, name.rpartition("/")[2].removesuffix(".json"), data)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except _UNREADABLE:
             return _digest(data), None
 
     def _remove_record(self, name: str, judged: str, reason: str) -> None:
@@ -366,7 +368,7 @@ def _record(action: Action) -> bytes:
 
 
 def _action(stage: str, key: str, data: bytes) -> Action:
-    """Inverse of `_record`. Raises ValueError, KeyError, TypeError or AttributeError for anything else."""
+    """Inverse of `_record`. Raises one of `_UNREADABLE` for anything else."""
     record = json.loads(data)
     if (record["schema"], record["stage"], record["key"]) != (RECORD_SCHEMA, stage, key):
         raise ValueError("another action's record")

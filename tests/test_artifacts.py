@@ -4,11 +4,14 @@ import json
 import os
 import pickle
 import secrets
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from s3_server import BUCKET
 
 from avatarlab import artifacts as module
@@ -21,6 +24,21 @@ KEY = content_key("audio", 1, sentence="hello")
 OTHER = content_key("audio", 1, sentence="goodbye")
 WAVE = (b"\0\1" * 640, "audio/x-raw")
 WORDS = (b'[{"word": "hello"}]', "application/json")
+RECORD = {
+    "schema": 1,
+    "stage": "audio",
+    "key": KEY,
+    "outputs": {"wave": {"sha256": "0" * 64, "size": 1, "type": "audio/x-raw"}},
+    "inputs": {},
+    "seconds": 1.0,
+    "device": "cpu",
+    "notes": [],
+}
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just("0" * 64),
+    lambda part: st.lists(part, max_size=3) | st.dictionaries(st.sampled_from([*RECORD, "sha256"]), part, max_size=3),
+    max_leaves=6,
+)
 
 
 @pytest.fixture(params=["folder", "rclone", pytest.param("ceph", marks=pytest.mark.ceph)])
@@ -226,6 +244,9 @@ class TestFaults:
             json.dumps({"schema": 1, "stage": "audio", "key": OTHER, "outputs": {}}).encode(),
             json.dumps({"schema": 1, "stage": "audio", "key": KEY, "outputs": {"a": {"sha256": "../../x"}}}).encode(),
             json.dumps({"schema": 1, "stage": "audio", "key": KEY, "outputs": []}).encode(),
+            b"[" * 100_000,
+            json.dumps({**RECORD, "seconds": 10**400}).encode(),
+            json.dumps({**RECORD, "inputs": None}).encode(),
         ],
     )
     def test_a_damaged_record_is_set_aside_and_made_again(self, folder: Store, damage: bytes) -> None:
@@ -236,6 +257,20 @@ class TestFaults:
         assert [found.name for found in artifacts.set_aside] == [made.name]
         assert folder.get(artifacts.set_aside[0].quarantine) == damage
         assert artifacts.commit("audio", KEY, {"wave": WAVE}) == made
+
+    @settings(deadline=None, max_examples=200)
+    @given(change=st.dictionaries(st.sampled_from(sorted(RECORD)), ANY_JSON, min_size=1, max_size=2), output=ANY_JSON)
+    def test_whatever_a_record_says_it_is_used_or_set_aside(self, change: dict[str, object], output: object) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            store = open_store(folder)
+            store.put(f"blobs/sha256/00/{'0' * 64}", b"x")
+            for record in ({**RECORD, **change}, {**RECORD, "outputs": {"wave": output}}):
+                store.put(action_name("audio", KEY), json.dumps(record).encode())
+                artifacts = Artifacts(store)
+                found = artifacts.find("audio", [KEY])
+                assert set(found) == (set() if artifacts.set_aside else {KEY})
+                names = [blob.name for action in found.values() for blob in action.outputs.values()]
+                assert set(names) <= {f"blobs/sha256/00/{'0' * 64}"}
 
     def test_an_unreachable_store_is_never_a_silent_miss(self, tmp_path: Path) -> None:
         artifacts = Artifacts(open_store(str(tmp_path / "mount")))
