@@ -392,7 +392,8 @@ class S3Store:
         if isinstance(error, (HTTPError, ConnectionError, TimeoutError)):
             return StoreUnreachable(
                 f"no answer from the store at {host} ({type(reason).__name__})",
-                "check AVATARLAB_S3_ENDPOINT and the network, then run the same command again; finished work is kept",
+                "check AVATARLAB_S3_ENDPOINT (host, port, http:// or https://) and the network, then run the same command "
+                "again; finished work is kept",
             )
         if isinstance(error, OSError):
             return os_fault(error, "the local copy of " + name)

@@ -129,6 +129,13 @@ class TestAServerThatGoesAway:
         own.process.wait()
         _all_unreachable(asks, within=15)
 
+    def test_ends_a_plan_of_thousands_of_artifacts_as_soon_as_a_question_of_one(self, own: S3Server) -> None:
+        artifacts = Artifacts(bucket(patience_seconds=1))
+        own.process.kill()
+        own.process.wait()
+        keys = [content_key("audio", 1, number=number) for number in range(5000)]
+        _all_unreachable([lambda: artifacts.find("audio", keys)], within=15)
+
     def test_into_silence_ends_every_operation_within_its_patience_and_timeouts(
         self, own: S3Server, tmp_path: Path
     ) -> None:
