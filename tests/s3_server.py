@@ -116,7 +116,7 @@ def _program(name: str) -> str:
 class Wire:
     """Passes bytes on to a server and back, as slowly as told, and may break once it has passed so many."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, listens_at: int = 0) -> None:
         self.bytes_per_second = math.inf
         self.passed = 0  # of what was sent to the server
         self.breaks_at: float = math.inf
@@ -135,7 +135,7 @@ class Wire:
                 back.join()
                 server.close()
 
-        self._listening = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+        self._listening = socketserver.ThreadingTCPServer(("127.0.0.1", listens_at), Handler)
         self._listening.daemon_threads = True
         self.endpoint = f"http://127.0.0.1:{self._listening.server_address[1]}"
 
