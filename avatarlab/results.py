@@ -3,9 +3,11 @@
 A run writes them in parts while it goes on, and one table of all parts in the end.
 """
 
-import io
+import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,8 @@ from avatarlab.artifacts import STAGES
 from avatarlab.columns import ARROW_TYPES, RESULT_COLUMNS
 from avatarlab.errors import Problem, StoreError
 from avatarlab.manifest import PORTION_ROWS, InvalidRow, Manifest
-from avatarlab.store import Store
-from avatarlab.tables import table_in_portions, write_table
+from avatarlab.store import Store, open_store
+from avatarlab.tables import portions_to, write_table
 
 STATUSES = ("done", "cached", "failed", "quarantined")
 
@@ -81,13 +83,6 @@ def read_results(store: Store, name: str) -> Iterator[ResultRow]:
         yield ResultRow(**texts)
 
 
-def join_results(store: Store, parts: Sequence[str], name: str) -> None:
-    """One table of the rows of all parts, in their order. The parts stay."""
-    with table_in_portions(store, name) as whole:
-        for part in parts:
-            whole.write(pq.read_table(io.BytesIO(store.get(part))))
-
-
 def _records(store: Store, name: str) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="avatarlab-results-") as folder:
         path = Path(folder) / "results.parquet"
@@ -103,20 +98,24 @@ def _records(store: Store, name: str) -> Iterator[dict[str, Any]]:
 class Ledger:
     """The answers of a run: a part of the results is written when all rows of a portion are answered, `close` joins them.
 
-    Not thread-safe. A run that is killed leaves its parts.
+    Parts are kept on this machine and, as far as the store takes them, in the store, where a run that is killed leaves
+    them. Not thread-safe. `trouble` says why the store did not take the whole, where it did not.
     """
 
     def __init__(self, store: Store, folder: str) -> None:
+        self.trouble = ""
         self._store = store
         self._folder = folder
+        self._here = Path(tempfile.mkdtemp(prefix="avatarlab-results-"))
         self._parts: list[str] = []
         self._open: dict[str, tuple[Manifest, dict[str, ResultRow]]] = {}
         self._part_of: dict[str, str] = {}
         self._counts = dict.fromkeys(STATUSES, 0)
+        self._tidy = weakref.finalize(self, shutil.rmtree, self._here, ignore_errors=True)
 
     def expect(self, portion: Manifest) -> None:
         """The rows of a portion will be answered; its invalid ones are answered herewith."""
-        part = f"{self._folder}/results-{len(self._parts):06d}.part.parquet"
+        part = f"results-{len(self._parts):06d}.part.parquet"
         self._parts.append(part)
         self._open[part] = portion, {}
         self._part_of.update((row.id, part) for row in portion.rows)
@@ -132,15 +131,28 @@ class Ledger:
         self._counts[row.status] += 1
         self._write_if_complete(part)
 
-    def close(self, unanswered: Callable[[str], ResultRow]) -> str:
-        """Answers what is left, joins the parts, and gives the name of the results."""
+    def close(self, unanswered: Callable[[str], ResultRow]) -> tuple[Store, str]:
+        """Answers what is left and joins the parts: the store that holds the results, and their name there.
+
+        That is a folder on this machine, which stays, where the run's own store does not take them.
+        """
         for id in list(self._part_of):
             self.answer(unanswered(id))
+        whole = self._here / "results.parquet"
+        with portions_to(whole) as table:
+            for part in self._parts:
+                table.write(pq.read_table(self._here / part))
         name = f"{self._folder}/results.parquet"
-        join_results(self._store, self._parts, name)
+        try:
+            self._store.put_file(name, whole)
+        except StoreError as error:
+            self.trouble = error.message
+            self._tidy.detach()
+            return open_store(str(self._here)), "results.parquet"
         for part in self._parts:
-            self._store.delete(part)
-        return name
+            with suppress(StoreError):  # superfluous, but not wrong
+                self._store.delete(f"{self._folder}/{part}")
+        return self._store, name
 
     @property
     def counts(self) -> dict[str, int]:
@@ -149,9 +161,13 @@ class Ledger:
 
     def _write_if_complete(self, part: str) -> None:
         portion, answers = self._open[part]
-        if len(answers) == len(portion.rows):
-            write_results(self._store, answers.values(), portion, part)
-            del self._open[part]
+        if len(answers) < len(portion.rows):
+            return
+        write_results(self._here / part, answers.values(), portion)
+        if len(self._part_of) > 0 or len(self._parts) > 1:  # of a short run the whole comes at once
+            with suppress(StoreError):
+                self._store.put_file(f"{self._folder}/{part}", self._here / part)
+        del self._open[part]
 
 
 def _by_number(rows: Iterable[ResultRow], manifest: Manifest) -> dict[int, ResultRow]:

@@ -36,20 +36,27 @@ def write_table(target: Path | Store, name: str, table: pa.Table) -> None:
 
 
 @contextmanager
+def portions_to(path: Path) -> Iterator[Tables]:
+    """A table in a file of this machine. Raises StoreError where its disk is full."""
+    portions = _Portions(path)
+    try:
+        yield portions
+    except OSError as error:
+        raise os_fault(error, str(path)) from None
+    finally:
+        portions.close()
+
+
+@contextmanager
 def table_in_portions(store: Store, name: str) -> Iterator[Tables]:
-    """A table that stands under `name` when the block has ended without an error. Nothing is stored where it has no rows.
+    """A table that stands under `name` when the block has ended without an error. Nothing is stored where nothing is written.
 
     Raises StoreError, also where the temporary folder of this machine is full.
     """
     with tempfile.TemporaryDirectory(prefix="avatarlab-table-") as folder:
         path = Path(folder) / "table.parquet"
-        portions = _Portions(path)
-        try:
+        with portions_to(path) as portions:
             yield portions
-        except OSError as error:
-            raise os_fault(error, str(path)) from None
-        finally:
-            portions.close()
         if path.exists():
             store.put_file(name, path)
 

@@ -650,6 +650,7 @@ def _print_report_as_json(report: Report) -> None:
         "exit_code": report.exit_code,
         "interrupted": report.interrupted,
         "given_up": report.given_up,
+        "not_stored": report.not_stored,
         "unrecorded": report.unrecorded,
         "counts": dict(report.counts),
         "seconds": round(report.seconds, 2),
@@ -681,6 +682,8 @@ def _print_report(report: Report) -> None:
         output.print(table)
     if report.given_up:
         errors.print(f"ended early: {report.given_up}")
+    if report.not_stored:
+        errors.print(f"the store did not take the results: {report.not_stored}")
     counts = ", ".join(f"{count} {status}" for status, count in report.counts.items())
     errors.print(f"{counts or 'nothing to do'} in {report.seconds:.1f} s; results: {report.results_uri}")
 

@@ -40,7 +40,8 @@ MOST_UNPUBLISHED = 64
 
 @dataclass(frozen=True)
 class Report:
-    """What a run came to. `given_up` says why it ended before its end, where it did.
+    """What a run came to. `given_up` says why it ended before its end, where it did; `not_stored` why the store did not take
+    the results, which are then on this machine.
 
     `unrecorded` is true where the Prefect server could not take the end of the run, and so shows it wrongly.
     """
@@ -53,13 +54,18 @@ class Report:
     seconds: float
     set_aside: tuple[SetAside, ...] = ()
     given_up: str = ""
+    not_stored: str = ""
     unrecorded: bool = False
 
     @property
     def exit_code(self) -> int:
         if self.interrupted:
             return 130
-        return 1 if self.unrecorded or self.counts.get("failed") or self.counts.get("quarantined") else 0
+        return (
+            1
+            if self.unrecorded or self.not_stored or self.counts.get("failed") or self.counts.get("quarantined")
+            else 0
+        )
 
     @property
     def results_uri(self) -> str:
@@ -131,16 +137,17 @@ def carry_out(prepared: Prepared, starter: Starter | None, stop: threading.Event
             ledger.answer(answer.result())
     for _ in supply:  # what was never begun is answered too
         pass
-    name = ledger.close(lambda id: _cut_off(prepared, id, run.hopeless))
+    kept_in, name = ledger.close(lambda id: _cut_off(prepared, id, run.hopeless))
     return Report(
         run_id=prepared.run_id,
-        store=store,
+        store=kept_in,
         results_name=name,
         counts=ledger.counts,
         interrupted=stop.is_set(),
         seconds=time.monotonic() - started,
         set_aside=tuple(prepared.artifacts.set_aside),
         given_up=run.hopeless.error if run.hopeless else "",
+        not_stored=ledger.trouble,
     )
 
 

@@ -107,7 +107,8 @@ class TestLedger:
         assert not list(store.list("runs/1/"))
         ledger.answer(ResultRow("r2", "cached"))
         assert [name for name, _ in store.list("runs/1/")] == ["runs/1/results-000001.part.parquet"]
-        name = ledger.close(lambda id: ResultRow(id, "failed", error="cut off"))
+        kept_in, name = ledger.close(lambda id: ResultRow(id, "failed", error="cut off"))
+        assert (kept_in.uri, ledger.trouble) == (store.uri, "")
         assert [found for found, _ in store.list("runs/1/")] == [name] == ["runs/1/results.parquet"]
         told = [(row.id, row.status) for row in read_results(store, name)]
         assert told == [
@@ -128,3 +129,12 @@ class TestLedger:
         for id in ("b", "other"):
             with pytest.raises(ValueError, match="not expected"):
                 ledger.answer(ResultRow(id, "done"))
+
+    def test_results_that_the_store_does_not_take_are_kept_on_this_machine(self, tmp_path: Path) -> None:
+        folder = tmp_path / "store"
+        ledger = Ledger(open_store(str(folder)), "runs/1")
+        ledger.expect(read_manifest(parquet(tmp_path / "m.parquet", GOOD)))
+        folder.rmdir()
+        kept_in, name = ledger.close(lambda id: ResultRow(id, "done"))
+        assert "gone" in ledger.trouble
+        assert [(row.id, row.status) for row in read_results(kept_in, name)] == [("algebra-1", "done")]
