@@ -14,7 +14,9 @@ AvatarLabError                 message + remedy; `retryable` says whether trying
 │   ├── NotFound               no object under that name
 │   └── DamagedArtifact        (retryable) size or digest differ from the record; it was set aside
 ├── MediaError                 ffmpeg or a media file
-└── WorkerError                (retryable) a worker died or no worker has the resource
+└── WorkerError                (retryable) a worker died or did not answer
+    ├── NoWorkersLeft          none has the resource, and none came in time
+    └── ForeignWorker          a worker has other code than the run
 """
 
 from collections.abc import Sequence
@@ -111,3 +113,11 @@ class MediaError(AvatarLabError):
 
 class WorkerError(AvatarLabError):
     retryable = True
+
+
+class NoWorkersLeft(WorkerError):
+    retryable = False
+
+
+class ForeignWorker(WorkerError):
+    retryable = False

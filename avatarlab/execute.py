@@ -9,6 +9,7 @@ import json
 import logging
 import resource
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,7 +26,16 @@ from avatarlab.artifacts import Artifacts, Blob
 from avatarlab.avatars import VOICE_STATE, Avatar, AvatarFrames, avatar_frames, load_avatar
 from avatarlab.captions import SpokenSentence, SpokenWord, cues_for, to_srt, to_webvtt
 from avatarlab.compose import Segment, VideoSettings, background_digest, compose, idle_path
-from avatarlab.errors import AvatarError, AvatarLabError, MediaError, ScriptError, SettingsError, WeightsError
+from avatarlab.errors import (
+    AvatarError,
+    AvatarLabError,
+    ForeignWorker,
+    MediaError,
+    ScriptError,
+    SettingsError,
+    WeightsError,
+)
+from avatarlab.identity import software
 from avatarlab.keys import seed_from
 from avatarlab.lips.life import Living
 from avatarlab.media import read_audio, write_lossless, write_wav
@@ -83,8 +93,14 @@ class Made:
 def run_batch(stage: str, items: Sequence[Item], context: StageContext) -> list[Outcome]:
     """One outcome for each item, in order. What another run has stored meanwhile is not made again.
 
-    Raises only what no item can be blamed for: an unreachable store at the start.
+    Raises only what no item can be blamed for: an unreachable store at the start, or ForeignWorker where this process has
+    other code than the run was planned with.
     """
+    if context.software and context.software != software():
+        raise ForeignWorker(
+            f"a worker on {socket.gethostname()} has avatarlab {software()}, and the run was planned with {context.software}",
+            "install the same version there and start it again",
+        )
     artifacts = _artifacts(context.store_uri, context.local_cache)
     found = artifacts.find(stage, [item.key for item in items])
     outcomes = {key: Outcome(stage, key, action, found=True) for key, action in found.items()}

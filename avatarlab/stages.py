@@ -130,7 +130,10 @@ Item = TokensItem | AudioItem | MotionItem | FaceItem | VideoItem
 
 @dataclass(frozen=True)
 class StageContext:
-    """Where a worker finds everything, on its own machine; `models_digest` holds it to the models of the plan."""
+    """Where a worker finds everything, on its own machine.
+
+    `models_digest` holds it to the models of the plan and `software` to its code; "" asks for no particular one.
+    """
 
     store_uri: str
     models: Path
@@ -138,6 +141,7 @@ class StageContext:
     avatar_roots: tuple[Path, ...] = ()
     device: str = "cpu"
     local_cache: Path | None = None
+    software: str = ""
 
 
 @dataclass(frozen=True)

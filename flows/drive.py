@@ -21,6 +21,7 @@ UNITS_PER_SLOT = 64  # ready to be started: below that, more rows are taken in
 POLL_SECONDS = 0.5
 HOPELESS_BATCHES = 8  # that failed as a whole for want of a store or a worker, one after another
 HOPELESS = ("StoreUnreachable", "WorkerError")
+HOPELESS_AT_ONCE = ("NoWorkersLeft", "ForeignWorker")
 
 
 class Starter(Protocol):
@@ -121,10 +122,12 @@ class Drive:
 
     def _judge(self, outcomes: Sequence[Outcome]) -> None:
         """Counts batches that nothing came of because the store or the workers are gone: the next would end the same."""
+        beyond_help = next((outcome for outcome in outcomes if outcome.kind in HOPELESS_AT_ONCE), None)
         lost = all(outcome.action is None and outcome.retryable and outcome.kind in HOPELESS for outcome in outcomes)
         self._failures = self._failures + 1 if lost else 0
         if self._failures >= max(HOPELESS_BATCHES, WINDOW_PER_SLOT * self._slots):
             self.hopeless = outcomes[0]
+        self.hopeless = beyond_help or self.hopeless
 
 
 def _outcomes(future: "Future[list[Outcome]]", batch: Batch) -> list[Outcome]:

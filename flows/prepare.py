@@ -8,7 +8,6 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 from avatarlab import FPS
@@ -16,6 +15,7 @@ from avatarlab.artifacts import ID_PATTERN, STAGES, Action, Artifacts
 from avatarlab.avatars import Avatar
 from avatarlab.errors import ManifestError, Problem, SettingsError
 from avatarlab.graph import RenderGraph
+from avatarlab.identity import software
 from avatarlab.manifest import InvalidRow, Manifest, read_portions, refuse_unknown
 from avatarlab.models import ModelSet, read_model_set
 from avatarlab.plan import PlannedRow, Planner
@@ -128,6 +128,7 @@ class Prepared:
             models_digest=self.models.set_digest,
             avatar_roots=tuple(Path(root).absolute() for root in self.request.avatars),
             device=self.request.device,
+            software=software(),
         )
 
     def graph(self, rows: Sequence[PlannedRow] = ()) -> RenderGraph:
@@ -220,7 +221,7 @@ def describe(prepared: Prepared) -> dict[str, object]:
     survey = prepared.survey
     return {
         "run_id": prepared.run_id,
-        "software": f"avatarlab {version('avatarlab')}",
+        "software": f"avatarlab {software()}",
         "manifest": Path(prepared.request.manifest).name,
         "device": prepared.request.device,
         "models": models_used(prepared),

@@ -7,23 +7,21 @@ dies is started again under the same name with the same device.
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import dask
-from distributed import Client, Nanny, Scheduler, SpecCluster, Worker
+from distributed import Nanny, Scheduler, SpecCluster, Worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from avatarlab.errors import SettingsError, WorkerError
 from avatarlab.stages import StageContext
+from tasks.cluster import ALLOWED_FAILURES, NO_WORKERS_SECONDS, Cluster
 from tasks.pool import DaskPool
 
-CONNECT_SECONDS = 10
 START_SECONDS = 300
-NO_WORKERS_SECONDS = 300
 KEEP_FREED_BYTES, LARGE_BLOCK_BYTES = 1 << 30, 1 << 25
 DASK_SETTINGS = {
-    "distributed.scheduler.allowed-failures": 1,
-    "distributed.scheduler.no-workers-timeout": f"{NO_WORKERS_SECONDS}s",
+    "distributed.scheduler.allowed-failures": ALLOWED_FAILURES,
     "distributed.deploy.lost-worker-timeout": "1 hour",  # of 15 s: a slow restart would be taken for a loss
     "distributed.worker.daemon": True,
     # Frames are megabytes: Dask's 64 kB would hand the memory of each back to the system, a third of the face stage's time.
@@ -77,52 +75,37 @@ def default_workers(device: str) -> int:
 
 
 @contextmanager
-def open_pool(context: StageContext, workers: int, scheduler: str | None) -> Iterator[DaskPool]:
+def open_pool(
+    context: StageContext, workers: int, scheduler: str | None, *, patience_seconds: float = NO_WORKERS_SECONDS
+) -> Iterator[DaskPool]:
     """A pool on `workers` local processes, or on the workers of the scheduler at tcp://HOST:PORT.
 
-    Raises SettingsError when nobody answers there, or no worker there declares the slot that the device needs.
+    When all workers are gone for `patience_seconds`, the run ends. Raises SettingsError when nobody answers there, when
+    no worker there declares the slot that the device needs, or when one has other code or models or no store.
     """
     resource = slot_of(context.device)
-    with dask.config.set(DASK_SETTINGS):
+    with dask.config.set(DASK_SETTINGS), ExitStack() as stack:
+        address = scheduler or stack.enter_context(_local_cluster(workers, resource))
+        cluster = Cluster(address, resource, patience_seconds)
+        cluster.connect()
+        stack.callback(cluster.close)
         if scheduler is None:
-            with _local_cluster(workers, resource) as address, _client(address) as client:
-                client.register_plugin(LocalWorker())
-                try:
-                    client.wait_for_workers(workers, timeout=START_SECONDS)
-                except TimeoutError as error:
-                    raise WorkerError(
-                        f"{workers} local workers did not start in {START_SECONDS} s", "use fewer --workers"
-                    ) from error
-                yield DaskPool(client, context, resource, workers)
-            return
-        with _client(scheduler) as client:
-            yield DaskPool(client, context, resource, declared_slots(client, scheduler, resource))
-
-
-def declared_slots(client: Client, address: str, resource: str) -> int:
-    """How many slots the workers of a scheduler declare. Raises SettingsError when there is none."""
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    slots = sum(int(worker["resources"].get(resource, 0)) for worker in workers)
-    if slots == 0:
-        raise SettingsError(
-            f"none of the {len(workers)} workers at {address} declares the resource {resource}",
-            f"start workers with `dask worker {address} --nthreads 1 --resources {resource}=1`, or change --device",
-        )
-    return slots
-
-
-@contextmanager
-def _client(address: str) -> Iterator[Client]:
-    try:
-        client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise SettingsError(
-            f"no Dask scheduler answers at {address}", "start `dask scheduler`, or leave out --scheduler"
-        ) from error
-    try:
-        yield client
-    finally:
-        client.close(timeout=5)
+            client = cluster.client()
+            client.register_plugin(LocalWorker())
+            try:
+                client.wait_for_workers(workers, timeout=START_SECONDS)
+            except TimeoutError as error:
+                raise WorkerError(
+                    f"{workers} local workers did not start in {START_SECONDS} s", "use fewer --workers"
+                ) from error
+        elif not cluster.slots:
+            raise SettingsError(
+                f"none of the workers at {scheduler} declares the resource {resource}",
+                f"start some with `avatarlab worker {scheduler} --device {context.device}`, or change --device",
+            )
+        else:
+            cluster.examine(context)
+        yield DaskPool(cluster, context)
 
 
 @contextmanager

@@ -7,23 +7,28 @@ so that no neighbour is blamed for it.
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 from uuid import uuid4
 
-from distributed import Client, KilledWorker, fire_and_forget
-from distributed.client import FutureCancelledError
+from distributed import Client, Future, KilledWorker, fire_and_forget
+from distributed.client import FutureCancelledError, FuturesCancelledError
+from distributed.comm.core import CommClosedError
 from distributed.scheduler import NoValidWorkerError, NoWorkerError
 
-from avatarlab.errors import WorkerError
+from avatarlab.errors import ForeignWorker, NoWorkersLeft, WorkerError
 from avatarlab.execute import run_batch, warm_up
 from avatarlab.graph import Batch
 from avatarlab.stages import Item, Outcome, StageContext
+from tasks.cluster import Cluster
 
 logger = logging.getLogger(__name__)
 
-RESUBMISSIONS = 5
+RESUBMISSIONS = 10
+POLL_SECONDS = 2.0
+LOST = (FutureCancelledError, FuturesCancelledError, CommClosedError, NoValidWorkerError, NoWorkerError)
 Work = Callable[[str, Sequence[Item], StageContext], list[Outcome]]
 
 
@@ -47,6 +52,14 @@ class Slots:
         self._waiting_alone = 0
         self._changed = threading.Condition()
 
+    def resize(self, count: int) -> None:
+        """More permits at once; fewer as those that are held come back."""
+        with self._changed:
+            if count != self._count:
+                self._free += count - self._count
+                self._count = count
+                self._changed.notify_all()
+
     @contextmanager
     def one(self) -> Iterator[None]:
         with self._changed:
@@ -63,11 +76,12 @@ class Slots:
             self._waiting_alone += 1
             self._changed.wait_for(lambda: self._free == self._count)
             self._waiting_alone -= 1
-            self._free = 0
+            taken = self._count
+            self._free -= taken
         try:
             yield
         finally:
-            self._give_back(self._count)
+            self._give_back(taken)
 
     def _give_back(self, permits: int) -> None:
         with self._changed:
@@ -80,40 +94,38 @@ class DaskPool:
 
     def __init__(
         self,
-        client: Client,
+        cluster: Cluster,
         context: StageContext,
-        resource: str,
-        slots: int,
         *,
         work: Work = run_batch,
         permits: Slots | None = None,
         deadline_seconds: float = 3600.0,
     ) -> None:
-        self.client = client
+        self.cluster = cluster
         self.context = context
-        self.resource = resource
-        self.slots = slots
         self.work = work
-        self.permits = permits or Slots(slots)
+        self.permits = permits or Slots(max(1, cluster.slots))
         self.deadline_seconds = deadline_seconds
+
+    @property
+    def slots(self) -> int:
+        """As many as the workers have now, and one while there is none."""
+        count = max(1, self.cluster.slots)
+        self.permits.resize(count)
+        return count
 
     def doing(self, work: Work, context: StageContext) -> "DaskPool":
         """Other work on the same workers and slots."""
-        return DaskPool(
-            self.client,
-            context,
-            self.resource,
-            self.slots,
-            work=work,
-            permits=self.permits,
-            deadline_seconds=self.deadline_seconds,
-        )
+        return DaskPool(self.cluster, context, work=work, permits=self.permits, deadline_seconds=self.deadline_seconds)
 
     def warm_up(self) -> None:
         """Lets every worker load its engines now; nobody waits for it, and a failure shows again where it matters."""
-        for address in self.client.scheduler_info(n_workers=-1)["workers"]:
+        client = self.cluster.client()
+        for address in self.cluster.workers():
             fire_and_forget(
-                self.client.submit(warm_up, self.context, workers=[address], pure=False, resources={self.resource: 1})
+                client.submit(
+                    warm_up, self.context, workers=[address], pure=False, resources={self.cluster.resource: 1}
+                )
             )
 
     def run(self, batch: Batch) -> list[Outcome]:
@@ -142,43 +154,84 @@ class DaskPool:
 
     def _submit(self, name: str, stage: str, items: Sequence[Item]) -> list[Outcome]:
         for attempt in range(RESUBMISSIONS):
-            future = self.client.submit(
-                self.work,
-                stage,
-                tuple(items),
-                self.context,
-                key=f"{name}-{uuid4().hex[:8]}",
-                pure=False,
-                resources={self.resource: 1},
-            )
+            self._wait_for_a_worker()
+            client = self.cluster.client()
+            future: "Future[Any] | None" = None
             try:
-                outcomes: list[Outcome] = future.result(timeout=self.deadline_seconds)
-                return outcomes
+                future = client.submit(
+                    self.work,
+                    stage,
+                    tuple(items),
+                    self.context,
+                    key=f"{name}-{uuid4().hex[:8]}",
+                    pure=False,
+                    resources={self.cluster.resource: 1},
+                    workers=self.cluster.chosen,
+                )
+                return self._answer(client, future, name)
             except KilledWorker:
                 raise
-            except TimeoutError as error:
-                self._restart_worker_of(future)
+            except ForeignWorker:
+                self.cluster.leave_out_unfit(self.context)
+            except LOST as error:
+                self._look_after(client)
+                logger.warning("%s was lost (%s, attempt %d)", name, type(error).__name__, attempt + 1)
+            finally:
+                if future is not None:
+                    future.release()
+        raise WorkerError(f"the Dask scheduler lost {name} {RESUBMISSIONS} times", "see its log, then run again")
+
+    def _wait_for_a_worker(self) -> None:
+        """Raises NoWorkersLeft when none has come in time."""
+        deadline = time.monotonic() + self.cluster.patience_seconds
+        while not self.cluster.slots:
+            self._look_after(self.cluster.client())
+            if time.monotonic() > deadline:
+                raise NoWorkersLeft(
+                    f"no worker with {self.cluster.resource} is left", "start workers, then run the same command again"
+                )
+            time.sleep(POLL_SECONDS / 4)
+
+    def _answer(self, client: Client, future: "Future[Any]", name: str) -> list[Outcome]:
+        """Raises WorkerError past the deadline, and NoWorkersLeft when every worker is gone for long."""
+        deadline = time.monotonic() + self.deadline_seconds
+        while True:
+            try:
+                outcomes: list[Outcome] = future.result(timeout=POLL_SECONDS)
+                return outcomes
+            except TimeoutError:
+                if future.done():  # it is the work's own
+                    raise
+            if time.monotonic() > deadline:
+                self._restart_worker_of(client, future)
                 raise WorkerError(
                     f"{name} did not finish within {self.deadline_seconds:.0f} s",
                     "its worker was restarted; run again",
-                ) from error
-            except (NoValidWorkerError, NoWorkerError) as error:
-                raise WorkerError(
-                    f"no worker with {self.resource} is left", "start workers, then run the same command again"
-                ) from error
-            except FutureCancelledError:
-                logger.warning("the Dask scheduler lost %s (attempt %d); submitting it again", name, attempt + 1)
-            finally:
-                future.release()
-        raise WorkerError(
-            f"the Dask scheduler lost {name} {RESUBMISSIONS} times", "see the scheduler's log, then run again"
-        )
+                )
+            if not self.cluster.slots:
+                self._wait_for_a_worker()
+            elif (chosen := self.cluster.chosen) is not None and not self._is_with(client, future, chosen):
+                raise CommClosedError("its workers have left")
 
-    def _restart_worker_of(self, future: Any) -> None:
-        busy = [worker for worker, keys in self.client.processing().items() if future.key in keys]
+    def _is_with(self, client: Client, future: "Future[Any]", chosen: Sequence[str]) -> bool:
+        holders = client.processing()
+        return any(future.key in holders.get(address, ()) for address in chosen) or future.done()
+
+    def _look_after(self, client: Client) -> None:
+        """Connects again where the scheduler does not answer."""
+        try:
+            client.scheduler_info(n_workers=0)
+            if client.status == "running":
+                return
+        except Exception as error:
+            logger.debug("the scheduler does not answer: %s", error)
+        self.cluster.lost(client)
+
+    def _restart_worker_of(self, client: Client, future: "Future[Any]") -> None:
+        busy = [worker for worker, keys in client.processing().items() if future.key in keys]
         future.cancel()
         if busy:
-            self.client.restart_workers(busy)
+            client.restart_workers(busy)
 
 
 def _last_worker(error: KilledWorker) -> str:

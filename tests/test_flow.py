@@ -333,17 +333,17 @@ def test_a_slot_that_no_worker_declares_fails_at_once_with_a_remedy(pool: DaskPo
     started = time.monotonic()
     with (
         pytest.raises(Exception, match="declares the resource GPU") as caught,
-        open_pool(context, 1, pool.client.scheduler.address),
+        open_pool(context, 1, pool.cluster.address),
     ):
         pass
     assert time.monotonic() - started < 30
-    assert "--resources GPU=1" in str(caught.value)
+    assert "avatarlab worker tcp://127.0.0.1" in str(caught.value)
 
 
 def test_a_scheduler_that_is_not_there_is_an_error_with_a_remedy(
     template: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.workers.CONNECT_SECONDS", 1)
+    monkeypatch.setattr("tasks.cluster.CONNECT_SECONDS", 1)
     context = prepare(template.request(ONE)).context
     with pytest.raises(Exception, match="no Dask scheduler answers"), open_pool(context, 1, "tcp://127.0.0.1:9"):
         pass
