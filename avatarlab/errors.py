@@ -29,15 +29,21 @@ class AvatarLabError(Exception):
     retryable = False
 
     def __init__(self, message: str, remedy: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.remedy = remedy
+        self.message, self.remedy = _printable(message), _printable(remedy)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message} ({self.remedy})" if self.remedy else self.message
 
     def __reduce__(self) -> tuple[object, ...]:
         return (type(self), (self.message, self.remedy))
+
+
+def _printable(text: str) -> str:
+    """One line that any terminal and any file can hold: what a message quotes may have been made to break these."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 class InputError(AvatarLabError):
