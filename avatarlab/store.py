@@ -158,15 +158,17 @@ class FolderStore:
 
     @classmethod
     def at(cls, root: Path) -> "FolderStore":
-        root = root.expanduser().absolute()
-        if root.exists() and not root.is_dir():
-            raise StoreError(f"{root} is a file, not a folder", "give --store a folder")
         try:
+            root = root.expanduser().absolute()
+            if root.exists() and not root.is_dir():
+                raise StoreError(f"{root} is a file, not a folder", "give --store a folder")
             for new in reversed([folder for folder in (root, *root.parents) if not folder.exists()]):
                 _make_folder(new)
             return cls(root, _identity(root))
         except OSError as error:
             raise os_fault(error, str(root)) from None
+        except (ValueError, RuntimeError) as error:  # a zero byte, half a surrogate, the home of nobody
+            raise SettingsError(f"{root} cannot be a folder: {error}", "give --store another") from None
 
     def __reduce__(self) -> tuple[object, ...]:
         return (open_store, (self.uri,))
