@@ -499,7 +499,7 @@ def _image(path: Path) -> Iterator[Image.Image]:
         ) from error
     except FileNotFoundError as error:
         raise MediaError(f"there is no file {path}", "check the name") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except Exception as error:  # damage makes Pillow's decoders stumble in any way
         raise MediaError(f"{path.name} is not a picture that can be read: {error}", "save it as PNG or JPEG") from error
     yield upright
 
