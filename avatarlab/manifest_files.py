@@ -7,6 +7,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -179,8 +180,10 @@ def _python_values(column: pa.ChunkedArray, wanted: Column) -> list[object] | No
 def _scalar_value(item: pa.Scalar) -> object:
     try:
         return _json_value(item.as_py())
-    except (TypeError, ValueError, pa.ArrowException):
-        return str(item)
+    except (TypeError, ValueError, OverflowError, pa.ArrowException):
+        with suppress(ValueError, OverflowError):  # of a time that only Arrow can hold
+            return str(item)
+        return f"{item.type} beyond measure"
 
 
 def _json_value(value: object) -> object:
