@@ -13,10 +13,10 @@ Clips count 25 frames per second; others are converted when they are read.
 
 import hashlib
 import re
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tokenize import TokenError
 
 import cv2
 import numpy as np
@@ -27,6 +27,7 @@ from avatarlab.errors import AvatarError
 from avatarlab.lips import face
 from avatarlab.lips.life import LifeSettings
 from avatarlab.media import probe, read_alpha, read_frames, read_grey_frames, read_image
+from avatarlab.toml_file import read_toml
 
 BUNDLED = Path(__file__).parent / "presenters"
 DEFAULT_BACKGROUND = "#20304a"
@@ -34,6 +35,7 @@ DEFAULT_BACKGROUND = "#20304a"
 VOICE_STATE = "voice_state.safetensors"
 MAX_STATE_BYTES = 64 << 20
 COVERED = 250  # opacity from which a pixel shows nothing but the presenter
+FARTHEST_PX = 100_000  # where a landmark can be
 MAX_CLIP_BYTES = 400 << 20  # of decoded frames, all in memory while a face is drawn
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -143,9 +145,8 @@ def _with_bundled(roots: Sequence[Path]) -> list[Path]:
 def read_bundle(folder: Path, id: str) -> Avatar:
     """The bundle in a folder of any name; raises as `load_avatar`."""
     try:
-        with (folder / "avatar.toml").open("rb") as file:
-            told = tomllib.load(file)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        told = read_toml(folder / "avatar.toml")
+    except (ValueError, OSError) as error:
         raise AvatarError(f"avatar.toml of {id} cannot be read: {error}", "see the README for its form") from error
     sections = {"": {key: value for key, value in told.items() if not isinstance(value, dict)}}
     sections |= {key: value for key, value in told.items() if isinstance(value, dict)}
@@ -239,10 +240,17 @@ def _digest(*parts: Path | bytes) -> str:
     """sha256 over the parts, each after its length."""
     whole = hashlib.sha256()
     for part in parts:
-        content = part if isinstance(part, bytes) else part.read_bytes()
+        content = part if isinstance(part, bytes) else _content(part)
         whole.update(len(content).to_bytes(8, "big"))
         whole.update(content)
     return whole.hexdigest()
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise AvatarError(f"{path} cannot be read: {error.strerror}", "replace the file") from error
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
@@ -327,8 +335,9 @@ def read_landmarks(avatar: Avatar, count: int) -> tuple[Float32[np.ndarray, "n 6
     """What landmarks.npy says of `count` frames, and in which of them it knows a face; as in `AvatarFrames`."""
     assert avatar.landmarks is not None
     try:
-        points = np.load(avatar.landmarks, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        # mapped: a header may claim any size; and never an archive or objects, which `np.load` would take
+        points = np.array(np.lib.format.open_memmap(avatar.landmarks, mode="r"))
+    except (ValueError, OSError, EOFError, SyntaxError, TokenError, TypeError, OverflowError, RecursionError) as error:
         raise AvatarError(
             f"landmarks.npy of {avatar.id} cannot be read: {error}", "remove it or save it anew"
         ) from error
@@ -346,6 +355,9 @@ def read_landmarks(avatar: Avatar, count: int) -> tuple[Float32[np.ndarray, "n 6
             f"landmarks.npy of {avatar.id} has points that are not numbers",
             "a frame without a face has none that are, every other has 68; or remove the file",
         )
+    farthest = points[known]
+    if (farthest > FARTHEST_PX).any() or (farthest < -FARTHEST_PX).any():
+        raise AvatarError(f"landmarks.npy of {avatar.id} has points far from any picture", "remove it or save it anew")
     return face.held(points.astype(np.float32), found), found
 
 

@@ -17,7 +17,6 @@ their sha256 agrees, by safetensors or by torch's weights-only reader. Importing
 
 import json
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -30,6 +29,7 @@ from avatarlab.errors import SettingsError, WeightsError
 from avatarlab.keys import canonical_json, quantised
 from avatarlab.store import local_file
 from avatarlab.text import languages_of
+from avatarlab.toml_file import read_toml
 
 if TYPE_CHECKING:
     import torch
@@ -127,10 +127,10 @@ def read_model_set(source: Path | str | None = None) -> ModelSet:
     """
     path = _locate(source)
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = read_toml(path)
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror}", "check --models") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise SettingsError(f"{path} is not TOML: {error}", "correct the file given by --models") from None
     _refuse_unknown(path, "", content, ("name", "description", *STAGES))
     name, description = content.get("name", path.parent.name), content.get("description", "")
@@ -184,12 +184,16 @@ def read_tensors(path: Path) -> dict[str, "torch.Tensor"]:
 
 def _locate(source: Path | str | None) -> Path:
     name = str(source) if source is not None else DEFAULT
-    bundled = BUNDLED / name / FILE_NAME
-    if re.fullmatch(r"[A-Za-z0-9_-]+", name) and bundled.is_file():
-        return bundled
-    path = Path(name).expanduser()
-    path = path / FILE_NAME if path.is_dir() else path
-    if not path.is_file():
+    try:
+        bundled = BUNDLED / name / FILE_NAME
+        if re.fullmatch(r"[A-Za-z0-9_-]+", name) and bundled.is_file():
+            return bundled
+        path = Path(name).expanduser()
+        path = path / FILE_NAME if path.is_dir() else path
+        is_there = path.is_file()
+    except (OSError, RuntimeError):  # a name too long, or the home of nobody
+        is_there = False
+    if not is_there:
         known = ", ".join(sorted(found.parent.name for found in BUNDLED.glob(f"*/{FILE_NAME}"))) or "none"
         raise WeightsError(f"there is no model set {name}", f"give a {FILE_NAME}, or one of the bundled: {known}")
     return path.absolute()
@@ -204,7 +208,7 @@ def _model_file(path: Path, stage: str, table: object) -> ModelFile:
         raise SettingsError(f"{path}: [{stage}] has a uri or a sha256 alone", "weights are pinned: give both")
     if uri is None:
         weights = None
-    elif not isinstance(uri, str) or not re.fullmatch(r"[0-9a-f]{64}", str(digest)):
+    elif not isinstance(uri, str) or not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest):
         raise SettingsError(f"{path}: [{stage}] has a uri or sha256 that is none", "sha256 is 64 hex digits")
     else:
         weights = _weights_path(path, stage, uri)
@@ -213,10 +217,15 @@ def _model_file(path: Path, stage: str, table: object) -> ModelFile:
 
 def _weights_path(path: Path, stage: str, uri: str) -> Path:
     scheme, separator, _ = uri.partition("://")
-    if not separator:
-        return path.parent / Path(uri).expanduser()
-    if scheme == "file":
-        return Path(unquote(urlsplit(uri).path))
+    if not separator or scheme == "file":
+        try:
+            found = Path(unquote(urlsplit(uri).path)) if separator else path.parent / Path(uri).expanduser()
+            found.exists()  # raises where no system could hold such a name
+        except (ValueError, OSError, RuntimeError) as error:
+            raise SettingsError(
+                f"{path}: the uri of [{stage}] names no file: {error}", "give a path relative to models.toml"
+            ) from None
+        return found
     raise WeightsError(
         f"{path}: the weights of [{stage}] are at {scheme}://, not on this machine",
         "download them and give their path",
@@ -228,10 +237,13 @@ def _checked_settings(path: Path, stage: str, settings: object) -> dict[str, Set
         raise SettingsError(f"{path}: the settings of {stage} are no table", f"write them under [{stage}.settings]")
     for name, value in settings.items():
         try:
+            types = {type(item) for item in value} if isinstance(value, list) else set()
+            if len(types) > 1 or list in types:
+                raise TypeError("not a list of one type")
             canonical_json({name: _for_key(value)})
         except (TypeError, ValueError):
             raise SettingsError(
-                f"{path}: the setting {stage}.{name} is neither number, text, boolean nor a list of these",
+                f"{path}: the setting {stage}.{name} is neither number, text, boolean nor a list of one of these",
                 "write it as one of these",
             ) from None
     return dict(settings)
@@ -263,8 +275,9 @@ def _check_digest(file: ModelFile) -> None:
     try:
         status = file.path.stat()
         found = _digest_of(file.path, status.st_size, status.st_mtime_ns, status.st_ino)
-    except OSError as error:
-        raise WeightsError(f"the weights of {file.stage}, {file.path}: {error.strerror}", again) from None
+    except (OSError, ValueError) as error:  # a name may hold a zero byte
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise WeightsError(f"the weights of {file.stage}, {file.path}: {reason}", again) from None
     if found != file.sha256:
         raise WeightsError(
             f"the weights of {file.stage}, {file.path}, are damaged: sha256 {found[:12]}..., "
@@ -294,16 +307,17 @@ def _read_safetensors(path: Path) -> dict[str, "torch.Tensor"]:
 
 
 def _read_checkpoint(path: Path) -> dict[str, "torch.Tensor"]:
-    import pickle
+    import warnings
     import zipfile
 
     import torch
 
     try:
         mapped = zipfile.is_zipfile(path)  # then what is not asked for, as an optimiser's state, is never read
-        with torch.sparse.check_sparse_tensor_invariants():
+        with torch.sparse.check_sparse_tensor_invariants(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of pickles by others than torch: what matters is raised
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+    except Exception as error:  # a damaged file makes the readers of pickles and archives stumble in any way
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(
             f"{path} is not a checkpoint of tensors alone: {reason}", "convert it to safetensors"

@@ -264,7 +264,16 @@ def lip_space(renderer: Path) -> str:
                 digest.update(json.dumps([name, entry["dtype"], entry["shape"]]).encode())
                 file.seek(8 + length + start)
                 digest.update(file.read(end - start))
-    except (OSError, ValueError, struct.error, KeyError, MemoryError, OverflowError) as error:
+    except (
+        OSError,
+        ValueError,
+        struct.error,
+        KeyError,
+        TypeError,
+        MemoryError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise WeightsError(
             f"the renderer {renderer.name} cannot be read: {error}", "restore it, then `avatarlab models verify`"
         ) from error
