@@ -24,10 +24,12 @@ from PIL import Image
 from avatarlab.artifacts import Artifacts, action_name
 from avatarlab.avatar_checks import validate_avatar
 from avatarlab.avatars import Avatar, avatar_frames, load_avatar
+from avatarlab.columns import MANIFEST_COLUMNS
 from avatarlab.errors import AvatarLabError, LexiconError, ScriptError
-from avatarlab.manifest import MANIFEST_COLUMNS, read_manifest, write_results
+from avatarlab.manifest import read_manifest, read_portions
 from avatarlab.models import STAGES, ModelSet, read_model_set, read_tensors
-from avatarlab.plan import plan_rows
+from avatarlab.plan import Planner
+from avatarlab.results import write_results
 from avatarlab.stages import lip_space, recipe
 from avatarlab.store import FolderStore, open_store
 from avatarlab.text import NO_LEXICON, Lexicon, Pause, Script, read_lexicon, split_script, units
@@ -103,9 +105,12 @@ def checked(path: Path) -> None:
     for problem in manifest.problems:
         assert problem.message and problem.remedy
         assert problem.message.isprintable(), problem.message
-    planned = plan_rows(manifest, [], path.parent)
+    planned = Planner([], path.parent).plan(manifest)
     for row in planned.rows:
         assert ".." not in row.row.id or "/" not in row.row.id
+    parts = list(read_portions(path, 2))
+    if not manifest.unreadable:
+        assert [row.number for part in parts for row in part.rows] == [row.number for row in manifest.rows]
     ours(manifest.require_valid)
     if not manifest.unreadable:
         only_invalid = read_manifest(path).only([row.id for row in manifest.invalid if row.id])

@@ -25,7 +25,7 @@ from avatarlab.stages import Line, StageContext, recipe, tokens_item
 from avatarlab.store import open_store
 from avatarlab.text import units
 from flows import direct
-from flows.session import Request
+from flows.prepare import Request
 
 SMALL = {"width": 64, "height": 64}
 
@@ -125,8 +125,9 @@ def test_the_set_is_bundled_listed_and_whole() -> None:
 def test_no_network_and_no_torch_is_loaded(world: tiny.World) -> None:
     prepared = request(world, {"id": "one", "script": "Steam is a gas."})
     code = (
-        "import sys, threading; from flows.session import *; from avatarlab.execute import run_batch;"
-        f"prepared = prepare({prepared!r}); graph = prepared.graph\n"
+        "import sys, threading; from flows.prepare import *; from flows.session import *; from avatarlab.execute import run_batch;"
+        f"prepared = prepare({prepared!r}); graph = prepared.graph(next(iter(prepared.portions)).rows)\n"
+        "graph.resolve(prepared.artifacts.find)\n"
         "while batch := graph.next_batch(1):\n"
         "    graph.report(run_batch(batch.stage, batch.items, prepared.context)); graph.resolve(prepared.artifacts.find)\n"
         "(row,) = graph.finished(); print(row.video is not None, 'torch' in sys.modules)"
