@@ -10,6 +10,8 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
+from math import fsum
 from pathlib import Path
 from statistics import mean
 
@@ -17,6 +19,7 @@ from avatarlab import FPS
 from avatarlab.errors import AvatarLabError, NotFound
 from avatarlab.training.bundles import CAST
 from avatarlab.training.styles import HELD_OUT, TRAINED
+from benchmarks import nights
 from benchmarks.lip_speed import measure_dub_memory, measure_lip_speed
 from benchmarks.lips import (
     bench_ear,
@@ -50,6 +53,14 @@ TOLD_APART_SHARE = 19 / 20
 FLICKER_LEVELS = 1.0
 LIP_FRAMES_PER_SECOND = 25.0
 DUB_GROWTH = 0.10
+ROWS_PER_SECOND = 20.0
+WARM_SECONDS, WARM_MEGABYTES = 60.0, 1024.0
+FEW_ROWS, NIGHT_GROWTH_MEGABYTES = 1000, 200.0
+BATCHES = 2000
+REAL_ROWS, OVERHEAD = 20, 0.05
+TWO_WORKERS = 1.8
+OUTAGE_ROWS, OUTAGE_SECONDS = 120, 60.0
+DEADLY_ROWS, DEADLY_STARTS = 20, 6
 STEP_COUNTS = (1, 2, 3, 4)
 STEP_FRAMES = 32
 
@@ -70,6 +81,7 @@ class Options:
     manifest: Path
     models: str | None
     minutes: float | None = None
+    rows: int = 10_000
 
 
 def fresh_row(_: Options) -> Row:
@@ -356,6 +368,99 @@ def compute_row(options: Options) -> Row:
     )
 
 
+@cache
+def _scale(rows: int) -> nights.Scale:
+    return nights.measure_scale(rows)
+
+
+def scale_row(options: Options) -> Row:
+    night = _scale(options.rows)
+    engines = fsum(night.cold.engine_seconds.values())
+    video = night.cold.engine_seconds["video"]
+    return Row(
+        f"{night.rows:,} rows of two sentences, null engines, folder store, {night.workers} workers, cold: planning and "
+        "bookkeeping, engines and encoders excluded",
+        f"{ROWS_PER_SECOND:.0f} rows a second",
+        f"{night.rows_per_second:.0f}: {night.cold.seconds:.0f} s in all, {engines:.0f} worker-seconds at engines and "
+        f"encoders ({video:.0f} of them composing), {night.bookkeeping_seconds:.0f} s the rest",
+        night.rows_per_second >= ROWS_PER_SECOND and night.cold.report["counts"] == {"done": night.rows},
+    )
+
+
+def warm_row(options: Options) -> Row:
+    night = _scale(options.rows)
+    good = night.warm.seconds < WARM_SECONDS and night.warm.peak_megabytes < WARM_MEGABYTES
+    return Row(
+        "the same again, all cached",
+        f"under {WARM_SECONDS:.0f} s and 1 GB",
+        f"{night.warm.seconds:.0f} s, {night.warm.peak_megabytes:.0f} MB, {night.warm.units} units made",
+        good and night.warm.report["counts"] == {"cached": night.rows} and night.warm.units == 0,
+    )
+
+
+def growth_row(options: Options) -> Row:
+    few, many = _scale(FEW_ROWS).cold.peak_megabytes, _scale(options.rows).cold.peak_megabytes
+    return Row(
+        f"peak memory of the flow, {FEW_ROWS:,} against {options.rows:,} rows, cold",
+        f"grows by under {NIGHT_GROWTH_MEGABYTES:.0f} MB",
+        f"{few:.0f} and {many:.0f} MB, {many - few:+.0f}",
+        many - few < NIGHT_GROWTH_MEGABYTES,
+    )
+
+
+def recorded_row(_: Options) -> Row:
+    recorded = nights.measure_recording(BATCHES)
+    return Row(
+        f"task runs that Prefect has on record when the flow ends, {BATCHES:,} batches that do nothing",
+        "all",
+        f"{recorded:,}",
+        recorded == BATCHES,
+    )
+
+
+def overhead_row(_: Options) -> Row:
+    engines, seconds = nights.measure_overhead(REAL_ROWS)
+    share = seconds / engines - 1
+    return Row(
+        f"added by the pipeline to the engines' and encoders' own time, {REAL_ROWS} real rows, one worker, first unit to last",
+        f"under {OVERHEAD:.0%}",
+        f"{share:.1%}: {seconds:.0f} s for {engines:.0f} s of work",
+        share < OVERHEAD,
+    )
+
+
+def workers_row(_: Options) -> Row:
+    one, two = nights.measure_two_workers(REAL_ROWS)
+    return Row(
+        f"two workers on two cores against one on one, {REAL_ROWS} real rows, first unit to last",
+        f"{TWO_WORKERS:.1f}x",
+        f"{one / two:.2f}x: {one:.0f} and {two:.0f} s",
+        one / two >= TWO_WORKERS,
+    )
+
+
+def outage_row(_: Options) -> Row:
+    night, away = nights.measure_outage(OUTAGE_ROWS, OUTAGE_SECONDS)
+    counts = night.report["counts"]
+    return Row(
+        f"S3 server gone for {OUTAGE_SECONDS:.0f} s in the middle of {OUTAGE_ROWS} rows",
+        "the run completes",
+        f"{counts} in {night.seconds:.0f} s, of which it was gone for {away:.0f}",
+        counts == {"done": OUTAGE_ROWS},
+    )
+
+
+def deadly_row(_: Options) -> Row:
+    night, starts, repeated = nights.measure_deadly(DEADLY_ROWS)
+    counts = night.report["counts"]
+    return Row(
+        f"a row that ends its worker every time, among {DEADLY_ROWS} others",
+        "fails alone after a bounded number of starts; the others are made once",
+        f"{counts}, {starts} starts, {repeated} units made twice",
+        counts == {"done": DEADLY_ROWS, "failed": 1} and starts <= DEADLY_STARTS and repeated == 0,
+    )
+
+
 MEASURES: dict[str, Callable[[Options], Row]] = {
     "fresh": fresh_row,
     "cached": cached_row,
@@ -377,6 +482,14 @@ MEASURES: dict[str, Callable[[Options], Row]] = {
     "hour": hour_row,
     "published": published_row,
     "gpu_lips": gpu_lips_row,
+    "scale": scale_row,
+    "warm": warm_row,
+    "growth": growth_row,
+    "recorded": recorded_row,
+    "overhead": overhead_row,
+    "workers": workers_row,
+    "outage": outage_row,
+    "deadly": deadly_row,
     "lengths": lengths_row,
     "compute": compute_row,
 }
@@ -425,11 +538,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--minutes", type=float, help="length of the longer voice-over of `hour`; default: what 3 minutes allow"
     )
+    parser.add_argument("--rows", type=int, default=Options.rows, help="of the nights `scale`, `warm` and `growth`")
     given = parser.parse_args(arguments)
     names = [name for name in given.only.split(",") if name]
     if not names or not set(names) <= set(MEASURES):
         parser.error(f"--only takes some of {','.join(MEASURES)}")
-    options = Options(given.store, given.manifest, given.models, given.minutes)
+    options = Options(given.store, given.manifest, given.models, given.minutes, given.rows)
     rows = []
     for name in names:
         sys.stderr.write(f"measuring {name} ...\n")

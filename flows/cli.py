@@ -6,6 +6,7 @@ Engines, Dask and Prefect are imported only where a command uses them.
 
 import json
 import logging
+import resource
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -654,6 +655,7 @@ def _print_report_as_json(report: Report) -> None:
         "unrecorded": report.unrecorded,
         "counts": dict(report.counts),
         "seconds": round(report.seconds, 2),
+        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
         "results": report.results_uri,
         "set_aside": [asdict(found) for found in report.set_aside],
     }
