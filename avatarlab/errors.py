@@ -16,7 +16,8 @@ AvatarLabError                 message + remedy; `retryable` says whether trying
 ├── MediaError                 ffmpeg or a media file
 └── WorkerError                (retryable) a worker died or did not answer
     ├── NoWorkersLeft          none has the resource, and none came in time
-    └── ForeignWorker          a worker has other code than the run
+    ├── ForeignWorker          a worker has other code than the run
+    └── DeviceLost             the GPU of a process is of no more use to it
 """
 
 from collections.abc import Sequence
@@ -127,3 +128,7 @@ class NoWorkersLeft(WorkerError):
 
 class ForeignWorker(WorkerError):
     retryable = False
+
+
+class DeviceLost(WorkerError):
+    pass

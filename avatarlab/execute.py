@@ -29,6 +29,7 @@ from avatarlab.compose import Segment, VideoSettings, background_digest, compose
 from avatarlab.errors import (
     AvatarError,
     AvatarLabError,
+    DeviceLost,
     ForeignWorker,
     MediaError,
     ScriptError,
@@ -93,8 +94,8 @@ class Made:
 def run_batch(stage: str, items: Sequence[Item], context: StageContext) -> list[Outcome]:
     """One outcome for each item, in order. What another run has stored meanwhile is not made again.
 
-    Raises only what no item can be blamed for: an unreachable store at the start, or ForeignWorker where this process has
-    other code than the run was planned with.
+    Raises only what no item can be blamed for alone: an unreachable store at the start, ForeignWorker where this process
+    has other code than the run was planned with, DeviceLost after a fault of the GPU.
     """
     if context.software and context.software != software():
         raise ForeignWorker(
@@ -119,6 +120,10 @@ def _make(stage: str, items: Sequence[Item], context: StageContext, artifacts: A
             for item, made in zip(items, STAGES[stage](_begun(stage, items), bench), strict=True):
                 outcomes[item.key] = _store(stage, item.key, made, context, artifacts)
     except Exception as error:  # any fault of one item must leave its neighbours alone
+        if _is_fault_of_the_gpu(error):
+            raise DeviceLost(
+                f"the GPU: {str(error).splitlines()[0]}", "see the worker's log, then run again"
+            ) from error
         left = [item for item in items if item.key not in outcomes]
         if len(left) > 1:
             logger.warning("%s of %d items failed as one (%s); trying one by one", stage, len(left), error)
@@ -135,6 +140,11 @@ def _begun(stage: str, items: Iterable[Item]) -> Iterator[Item]:
     for item in items:
         journal.note("start", stage, item.key)
         yield item
+
+
+def _is_fault_of_the_gpu(error: Exception) -> bool:
+    """After one, every further call of the same process fails. Running out of memory is none."""
+    return type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error)
 
 
 def _expected(error: Exception) -> bool:

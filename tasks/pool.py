@@ -19,10 +19,11 @@ from distributed.comm.core import CommClosedError
 from distributed.scheduler import NoValidWorkerError, NoWorkerError
 
 from avatarlab.errors import ForeignWorker, NoWorkersLeft, WorkerError
-from avatarlab.execute import run_batch, warm_up
+from avatarlab.execute import warm_up
 from avatarlab.graph import Batch
 from avatarlab.stages import Item, Outcome, StageContext
 from tasks.cluster import Cluster
+from tasks.work import run_on_worker
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ class DaskPool:
         cluster: Cluster,
         context: StageContext,
         *,
-        work: Work = run_batch,
+        work: Work = run_on_worker,
         permits: Slots | None = None,
         deadline_seconds: float = 3600.0,
     ) -> None:

@@ -1,6 +1,7 @@
 """Generation: stepping is the network, a row stands alone, and the rules of beginning, prompting and ending hold."""
 
 import dataclasses
+import gc
 from typing import Any
 
 import numpy as np
@@ -166,7 +167,9 @@ def test_a_captured_step_replays_the_step(config: SmallEConfig) -> None:
     with torch.inference_mode():
         _, _, eager_state = prefill(model, ids, mask, [columns[0, :1], columns[1, :1]])
         graph_state = eager_state.select(torch.arange(2).cuda())
-        captured = CapturedStep(step, graph_state)
+        captured = CapturedStep(SmallEStep(model), graph_state)
+        gc.collect()
+        _overwritten = [torch.full((1 << n,), torch.nan, device="cuda") for n in range(6, 20) for _ in range(8)]
         for column in columns:
             expected = step(column, eager_state)
             for own, other in zip(captured(column, graph_state), expected, strict=True):

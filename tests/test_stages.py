@@ -1,5 +1,8 @@
 """The work of each stage, with the real networks at toy sizes: faults stay with their item, nothing is done twice."""
 
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +13,15 @@ import tiny
 
 from avatarlab.artifacts import Action, Artifacts
 from avatarlab.avatars import Avatar, load_avatar
-from avatarlab.errors import AvatarError, DamagedArtifact, MediaError, ScriptError, SettingsError, StoreUnreachable
+from avatarlab.errors import (
+    AvatarError,
+    DamagedArtifact,
+    DeviceLost,
+    MediaError,
+    ScriptError,
+    SettingsError,
+    StoreUnreachable,
+)
 from avatarlab.execute import drawing, run_batch
 from avatarlab.media import probe
 from avatarlab.models import ModelSet
@@ -35,6 +46,7 @@ from avatarlab.stages import (
 )
 from avatarlab.store import open_store
 from avatarlab.text import WordSpan, units
+from tasks.work import DEVICE_LOST
 
 
 @pytest.fixture(scope="module")
@@ -240,3 +252,30 @@ def test_word_times_never_run_backwards_and_fill_the_sentence() -> None:
 def test_a_device_that_is_none_is_refused_before_anything_is_planned(models: ModelSet) -> None:
     with pytest.raises(SettingsError, match="no device 'gpu'"):
         recipe(models, "gpu")
+
+
+def test_after_a_fault_of_the_gpu_nothing_more_is_tried_in_this_process(
+    context: StageContext, avatar: Avatar, made_with: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def broken(items: Iterable[Item], _: object) -> Iterator[None]:
+        asked.append(len(list(items)))
+        raise RuntimeError("CUDA error: device-side assert triggered\nCompile with TORCH_USE_CUDA_DSA")
+
+    monkeypatch.setattr("avatarlab.execute.STAGES", {"tokens": broken})
+    lines = [Line(units(text), text, "cartoon", "cartoon") for text in ("one", "two")]
+    with pytest.raises(DeviceLost, match="device-side assert triggered"):
+        run_batch("tokens", [tokens_item(line, avatar, made_with) for line in lines], context)
+    assert asked == [2]
+
+
+def test_a_worker_whose_gpu_is_lost_ends_so_that_another_takes_its_place() -> None:
+    code = (
+        "import tasks.work as work; from avatarlab.errors import DeviceLost\n"
+        "def lost(*_): raise DeviceLost('the GPU: CUDA error', 'see the log')\n"
+        "work.run_batch = lost; work.run_on_worker('tokens', (), None)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == DEVICE_LOST
+    assert "CUDA error" in done.stderr

@@ -207,6 +207,7 @@ class CapturedStep:
     def __init__(self, step: SmallEStep, state: StepState) -> None:
         batch, device = len(state.position), state.position.device
         self.state = state
+        self.step = step  # the graph reads its fused weights where they lie: freed, they would be overwritten
         self.column = torch.full((batch, step.config.codebooks), BOS, device=device)
         aside = torch.cuda.Stream(device)
         aside.wait_stream(torch.cuda.current_stream(device))
