@@ -201,8 +201,9 @@ class DaskPool:
                 outcomes: list[Outcome] = future.result(timeout=POLL_SECONDS)
                 return outcomes
             except TimeoutError:
-                if future.done():  # it is the work's own
-                    raise
+                if future.done():  # meanwhile, or the error is the work's own
+                    outcomes = future.result()
+                    return outcomes
             if time.monotonic() > deadline:
                 self._restart_worker_of(client, future)
                 raise WorkerError(
