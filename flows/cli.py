@@ -191,6 +191,26 @@ def render_command(
     raise typer.Exit(report.exit_code)
 
 
+@app.command("worker")
+def worker_command(
+    scheduler: Annotated[str, typer.Argument(help="Dask scheduler, tcp://HOST:PORT.")],
+    device: DeviceOption = "cpu",
+    count: Annotated[
+        int | None, typer.Option("--count", min=1, help="Workers. Default: one for each GPU, or one for two cores.")
+    ] = None,
+    memory_limit: Annotated[
+        str | None,
+        typer.Option("--memory-limit", help="Of each worker, as 4GiB. Default: what the machine has, shared out."),
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="What logs call these workers. Default: by host.")] = None,
+) -> None:
+    """Work for the runs of a Dask scheduler, and come back whatever happens. Ctrl-C lets the running batch finish."""
+    from flows.worker import work
+    from flows.workers import bytes_of
+
+    work(scheduler, device, count, bytes_of(memory_limit) if memory_limit else None, name, errors.print)
+
+
 @app.command("speak")
 def speak_command(
     text: Annotated[str, typer.Argument(help="What to say.")],

@@ -202,8 +202,7 @@ class DaskPool:
                 return outcomes
             except TimeoutError:
                 if future.done():  # meanwhile, or the error is the work's own
-                    outcomes = future.result()
-                    return outcomes
+                    return list(future.result())
             if time.monotonic() > deadline:
                 self._restart_worker_of(client, future)
                 raise WorkerError(
