@@ -8,7 +8,7 @@ UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constrai
 
 CEPH_PROGRAMS := ceph ceph-mon ceph-osd radosgw radosgw-admin
 
-.PHONY: setup demo test test-s3 check format bench clean
+.PHONY: setup demo test test-s3 soak check format bench clean
 
 setup: $(RUNTIME)
 
@@ -35,6 +35,10 @@ test-s3: $(DEVELOP)
 	@for program in $(CEPH_PROGRAMS); do command -v $$program >/dev/null || { \
 	  echo "$$program is not installed; on Debian: apt-get install --no-install-recommends radosgw ceph-mon ceph-osd"; exit 1; }; done
 	$(BIN)/python -m pytest -m ceph
+
+# Kills things at random moments for some minutes; AVATARLAB_SOAK_SEED, _KILLS and _ROWS choose another run.
+soak: $(DEVELOP)
+	$(BIN)/python -m pytest -m soak -s
 
 check: $(DEVELOP)
 	$(BIN)/ruff format --check .
