@@ -62,7 +62,8 @@ class Server:
                 if self.process:
                     raise WorkerError(f"the Prefect server did not start in {patience:.0f} s", "use --no-prefect")
                 raise SettingsError(
-                    f"no Prefect server answers at {self.url}", "start it, unset PREFECT_API_URL, or use --no-prefect"
+                    f"no Prefect server answers at {_without_password(self.url)}",
+                    "start it, unset PREFECT_API_URL, or use --no-prefect",
                 )
             time.sleep(0.2)
 
@@ -168,6 +169,15 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _without_password(url: str) -> str:
+    """
+    >>> _without_password("http://user:secret@host:4200/api")
+    'http://host:4200/api'
+    """
+    scheme, separator, rest = url.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else url.rpartition("@")[2]
 
 
 def _healthy(url: str) -> bool:
