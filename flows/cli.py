@@ -21,7 +21,7 @@ from avatarlab.errors import AvatarLabError, InputError, ManifestError, Problem
 from flows.launch import launch
 from flows.prepare import Request, checked_portions, describe, planner_of, prepare
 from flows.session import Report
-from flows.signals import terminate_as_interrupt
+from flows.signals import ignore_signals, terminate_as_interrupt
 
 DEFAULT_AVATAR = "ada"
 TRAINING = Path("training")
@@ -79,6 +79,8 @@ def main() -> None:
     except KeyboardInterrupt:
         errors.print("interrupted; what is finished is kept, and the same command goes on from there")
         sys.exit(130)
+    finally:
+        ignore_signals()  # the command is over: one more would only break off the way out
 
 
 @app.command("check")
