@@ -32,6 +32,7 @@ class Cluster:
         self.resource = resource
         self.patience_seconds = patience_seconds
         self._client: Client | None = None
+        self._closed = False
         self._lock = threading.RLock()
         self._counting = threading.Lock()
         self._counted = -COUNT_SECONDS
@@ -41,11 +42,13 @@ class Cluster:
     def client(self) -> Client:
         """A client that is connected, made anew where the last one was lost.
 
-        Raises NoWorkersLeft where no scheduler answers for `patience_seconds`.
+        Raises NoWorkersLeft where no scheduler answers for `patience_seconds`, and once the run is over.
         """
         with self._lock:
+            self.refuse_if_closed()
             deadline = time.monotonic() + self.patience_seconds
             while self._client is None:
+                self.refuse_if_closed()
                 try:
                     self.connect()
                 except SettingsError as error:
@@ -77,7 +80,13 @@ class Cluster:
         with suppress(Exception):
             client.close(timeout=1)
 
+    def refuse_if_closed(self) -> None:
+        """Raises NoWorkersLeft: threads that still wait for an answer need not wait any more."""
+        if self._closed:
+            raise NoWorkersLeft("the run was ended", "run the same command again; what is finished is kept")
+
     def close(self) -> None:
+        self._closed = True
         with self._lock:
             if self._client is not None:
                 self._client.close(timeout=5)

@@ -186,6 +186,7 @@ class DaskPool:
         """Raises NoWorkersLeft when none has come in time."""
         deadline = time.monotonic() + self.cluster.patience_seconds
         while not self.cluster.slots:
+            self.cluster.refuse_if_closed()
             self._look_after(self.cluster.client())
             if time.monotonic() > deadline:
                 raise NoWorkersLeft(
@@ -203,6 +204,7 @@ class DaskPool:
             except TimeoutError:
                 if future.done():  # meanwhile, or the error is the work's own
                     return list(future.result())
+                self.cluster.refuse_if_closed()
             if time.monotonic() > deadline:
                 self._restart_worker_of(client, future)
                 raise WorkerError(
