@@ -16,6 +16,7 @@ from night import Night
 from avatarlab import journal
 from avatarlab.errors import SettingsError, WorkerError
 from avatarlab.graph import Batch
+from avatarlab.identity import software
 from avatarlab.models import read_model_set
 from avatarlab.stages import Item, Outcome, StageContext, TokensItem
 from flows.workers import bytes_of, open_pool
@@ -167,7 +168,7 @@ def test_a_worker_of_another_version_is_refused_by_name_before_anything_starts(
     assert "stranger" in told
     assert "tcp://127.0.0.1" in told
     assert "9.9.9 (tokens 77)" in told
-    assert "0.3" in told or "0.4" in told
+    assert software() in told
     assert night.begun.total() == 0
 
 
@@ -228,7 +229,6 @@ def context(tmp_path: Path) -> StageContext:
 
 
 def test_a_worker_with_other_models_is_refused_by_name(cluster: DaskCluster, tmp_path: Path) -> None:
-    from avatarlab.identity import software
 
     other = replace(context(tmp_path), models_digest="0" * 64, software=software())
     with (
@@ -241,7 +241,6 @@ def test_a_worker_with_other_models_is_refused_by_name(cluster: DaskCluster, tmp
 def test_a_batch_that_hangs_is_given_up_and_its_worker_is_started_again(
     cluster: DaskCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from avatarlab.identity import software
 
     monkeypatch.setattr("tasks.pool.POLL_SECONDS", 0.5)
     with open_pool(replace(context(tmp_path), software=software()), 1, cluster.address) as opened:
@@ -253,7 +252,6 @@ def test_a_batch_that_hangs_is_given_up_and_its_worker_is_started_again(
 
 
 def test_a_worker_that_grows_is_replaced_after_its_answer_and_nothing_is_lost(tmp_path: Path) -> None:
-    from avatarlab.identity import software
 
     with dask_cluster(tmp_path / "cluster") as cluster:
         cluster.start_worker("--name", "small", "--memory-limit", "600MiB")
