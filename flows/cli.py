@@ -6,6 +6,7 @@ Engines, Dask and Prefect are imported only where a command uses them.
 
 import json
 import logging
+import os
 import resource
 import sys
 from collections.abc import Mapping, Sequence
@@ -78,7 +79,10 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         errors.print("interrupted; what is finished is kept, and the same command goes on from there")
-        sys.exit(130)
+        sys.stdout.flush()
+        # At once: leaving in order would wait for threads, and for workers that were only half started. All processes that
+        # this one has started end when it does.
+        os._exit(130)
     finally:
         ignore_signals()  # the command is over: one more would only break off the way out
 
