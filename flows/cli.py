@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -27,6 +27,7 @@ from flows.signals import ignore_signals, terminate_as_interrupt
 DEFAULT_AVATAR = "ada"
 TRAINING = Path("training")
 ROWS_SHOWN = 50
+INTERRUPTED = 130
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -78,13 +79,21 @@ def main() -> None:
         _tell(error, as_json)
         sys.exit(2)
     except KeyboardInterrupt:
-        errors.print("interrupted; what is finished is kept, and the same command goes on from there")
-        sys.stdout.flush()
-        # At once: leaving in order would wait for threads, and for workers that were only half started. All processes that
-        # this one has started end when it does.
-        os._exit(130)
+        _leave_at_once()
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # typer, too, makes an exit of a KeyboardInterrupt
+            _leave_at_once()
+        raise
     finally:
         ignore_signals()  # the command is over: one more would only break off the way out
+
+
+def _leave_at_once() -> NoReturn:
+    """In order it would wait for threads, and for workers that were only half started. What this process has started ends
+    with it."""
+    errors.print("interrupted; what is finished is kept, and the same command goes on from there")
+    sys.stdout.flush()
+    os._exit(INTERRUPTED)
 
 
 @app.command("check")
