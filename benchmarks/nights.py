@@ -27,10 +27,7 @@ from avatarlab.manifest import write_manifest
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-c", "from flows.cli import main; main()", "render"]
 WORDS = "light moon plan water stone river energy heat cold simple answer question teacher student number line".split()
-LECTURE = (
-    "The moon is a cold and quiet place. Nobody has lived there for long. From there the earth looks small and blue. "
-    "We can learn much from its old stones."
-)
+LECTURE = "The moon is a cold and quiet place. We can learn much from its old stones."
 
 
 @dataclass(frozen=True)
@@ -223,7 +220,7 @@ def _engine_seconds(store: Path) -> dict[str, float]:
 
 
 def _lectures(folder: Path, rows: int) -> None:
-    """Rows of four sentences for the real engines, no two alike."""
+    """Rows of three sentences for the real engines, no two rows with the same video."""
     presenters = ("ada", "ben", "carl")
     write_manifest(
         folder / "manifest.parquet",
