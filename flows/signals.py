@@ -20,6 +20,7 @@ def stopping_on_signals(stop: threading.Event) -> Iterator[None]:
 
     def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         if stop.is_set():
+            ignore_signals()  # what follows is bounded, and a third one would only break it off
             raise KeyboardInterrupt
         stop.set()
         sys.stderr.write("\nstopping: running batches are finished first; once more to stop at once\n")
@@ -39,6 +40,7 @@ def terminate_as_interrupt() -> None:
     """SIGTERM ends this process as Ctrl-C does, so that servers and workers it started are stopped."""
 
     def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        ignore_signals()
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, handle)
