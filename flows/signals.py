@@ -3,7 +3,7 @@
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -31,9 +31,18 @@ def stopping_on_signals(stop: threading.Event) -> Iterator[None]:
     before: dict[signal.Signals, Any] = {number: signal.signal(number, handle) for number in SIGNALS}
     try:
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    except KeyboardInterrupt:  # on the way out every further one stays ignored
+        raise
+    except BaseException:
+        _install(before)
+        raise
+    else:
+        _install(before)
+
+
+def _install(handlers: Mapping[signal.Signals, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def terminate_as_interrupt() -> None:
