@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import cartoon
+import pytest
 
 from avatarlab import journal
 from avatarlab.artifacts import Artifacts
@@ -186,3 +187,20 @@ class Running:
     def end(self, seconds: float = 240) -> Done:
         out, err = self.process.communicate(timeout=seconds)
         return Done(self.process.returncode, out, err)
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """A new folder on a disk of its own; the test is skipped where none can be mounted."""
+    folder.mkdir()
+    if (
+        os.getuid() != 0
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True, check=False
+        ).returncode
+    ):
+        pytest.skip("a small disk needs the right to mount one")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)

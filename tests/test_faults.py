@@ -8,12 +8,10 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from night import STAGES, Night, script
+from night import STAGES, Night, script, small_disk
 from s3_server import s3_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -152,22 +150,6 @@ def test_a_store_that_is_gone_in_mid_run_is_waited_for(tmp_path: Path) -> None:
                 finally:
                     for name in environment:
                         del os.environ[name]
-
-
-@contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    folder.mkdir()
-    if (
-        os.getuid() != 0
-        or subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True, check=False
-        ).returncode
-    ):
-        pytest.skip("a small disk needs the right to mount one")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
 
 
 def test_a_full_disk_under_the_store_fails_rows_with_a_remedy_and_more_space_finishes_them(tmp_path: Path) -> None:

@@ -7,13 +7,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from night import Night
+from night import Night, small_disk
 from servers import PrefectServer, postgres, postgres_binaries, prefect_server, recorded
 
 ROOT = Path(__file__).parents[1]
@@ -62,22 +61,6 @@ def test_a_run_that_was_killed_is_marked_crashed_by_the_next_and_loses_nothing(
     states = recorded(server.home, "select state_type, state_name from flow_run order by start_time")
     assert states == [("CRASHED", "Crashed"), ("COMPLETED", "Completed")]
     assert set(task_states(server)) <= {"COMPLETED", "CRASHED"}
-
-
-@contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    folder.mkdir()
-    if (
-        os.getuid() != 0
-        or subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True, check=False
-        ).returncode
-    ):
-        pytest.skip("a small disk needs the right to mount one")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
 
 
 def fill(folder: Path) -> None:
