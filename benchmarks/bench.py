@@ -61,6 +61,7 @@ REAL_ROWS, OVERHEAD = 20, 0.05
 TWO_WORKERS = 1.8
 OUTAGE_ROWS, OUTAGE_SECONDS = 120, 60.0
 DEADLY_ROWS, DEADLY_STARTS = 20, 6
+SOAK_KILLS, SOAK_ROWS = 50, 40
 STEP_COUNTS = (1, 2, 3, 4)
 STEP_FRAMES = 32
 
@@ -450,6 +451,18 @@ def outage_row(_: Options) -> Row:
     )
 
 
+def soak_row(_: Options) -> Row:
+    found = nights.measure_soak(SOAK_KILLS, SOAK_ROWS)
+    bad = {name: found[name] for name in ("lost", "duplicated", "half_published")}
+    told = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in bad.items())
+    return Row(
+        f"soak: {SOAK_KILLS} kills over nights of {SOAK_ROWS} rows",
+        "0 lost, 0 duplicated, 0 half-published, at most the units in flight done again",
+        f"{told}; {found['kills']} kills, {found['rows']} rows, {found['begun']} units begun, {found['made']} finished, each once",
+        not any(bad.values()),
+    )
+
+
 def deadly_row(_: Options) -> Row:
     night, starts, repeated = nights.measure_deadly(DEADLY_ROWS)
     counts = night.report["counts"]
@@ -489,6 +502,7 @@ MEASURES: dict[str, Callable[[Options], Row]] = {
     "overhead": overhead_row,
     "workers": workers_row,
     "outage": outage_row,
+    "soak": soak_row,
     "deadly": deadly_row,
     "lengths": lengths_row,
     "compute": compute_row,

@@ -174,6 +174,25 @@ def measure_deadly(rows: int) -> tuple[Night, int, int]:
         return night, max(begun.values()), sum(count - 1 for count in made.values())
 
 
+def measure_soak(kills: int, rows: int) -> Mapping[str, Any]:
+    """What `make soak` sums up of a folder store. Raises WorkerError where a promise did not hold."""
+    with tempfile.TemporaryDirectory(prefix="avatarlab-soak-") as name:
+        summary = Path(name) / "summary"
+        chosen = {"SUMMARY": summary, "KILLS": kills, "ROWS": rows}
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-m", "soak", "tests/test_soak.py", "-k", "folder"],
+            env={**os.environ, **{f"AVATARLAB_SOAK_{key}": str(value) for key, value in chosen.items()}},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode or not summary.exists():
+            raise WorkerError("a promise did not hold, see `make soak`", done.stdout.strip().splitlines()[-1])
+        found: Mapping[str, Any] = json.loads(summary.read_text())
+        return found
+
+
 def run(folder: Path, options: Sequence[str], cores: Sequence[int] = (), *, fails: bool = False) -> Night:
     """Renders folder/manifest.parquet into folder/out, on some cores only. Raises WorkerError where the command fails."""
     return _ended(folder, _start(folder, options, str(folder / "out"), {}, cores), fails=fails)
