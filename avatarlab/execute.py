@@ -230,9 +230,9 @@ def make_motion(items: Iterable[Item], bench: Bench) -> Iterator[Made]:
     from avatarlab.lips.expression import emphasis
 
     for item in cast("Iterable[MotionItem]", items):
-        lips = _lips(bench.context, item.avatar, item.picture_digest)
         waveform = bench.array(item.audio)
         started = time.perf_counter()
+        lips = _lips(bench.context, item.avatar, item.picture_digest)
         latents = lips(waveform)
         if not np.isfinite(latents).all():
             raise MediaError("the motion network gave latents that are no numbers", "check its weights")
