@@ -20,7 +20,7 @@ from avatarlab.journal import counts, entries
 from avatarlab.models import read_model_set
 from avatarlab.stages import Line, StageContext, audio_item, recipe, tokens_item
 from avatarlab.text import units
-from flows.session import Request
+from flows.prepare import Request
 
 MADE = {"tokens": 1, "audio": 1, "motion": 1, "face": 1, "video": 1}
 
