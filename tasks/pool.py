@@ -28,6 +28,7 @@ from tasks.work import run_on_worker
 logger = logging.getLogger(__name__)
 
 RESUBMISSIONS = 10
+TRIES_ALONE = 2
 POLL_SECONDS = 2.0
 LOST = (FutureCancelledError, FuturesCancelledError, CommClosedError, NoValidWorkerError, NoWorkerError)
 Work = Callable[[str, Sequence[Item], StageContext], list[Outcome]]
@@ -138,20 +139,23 @@ class DaskPool:
         return [outcome for item in batch.items for outcome in self._suspect(batch, item)]
 
     def _suspect(self, batch: Batch, item: Item) -> list[Outcome]:
-        try:
-            with self.permits.alone():
-                return self._submit(f"{batch.name}-alone", batch.stage, (item,))
-        except KilledWorker as error:
-            return [
-                Outcome(
-                    batch.stage,
-                    item.key,
-                    None,
-                    error=f"every worker that took this item died ({_last_worker(error)})",
-                    remedy="look for memory or a crash in the worker's log; the other rows are not affected",
-                    kind="WorkerError",
-                )
-            ]
+        """Twice, each time on two workers: those that died before may have been killed for another reason."""
+        for _ in range(TRIES_ALONE):
+            try:
+                with self.permits.alone():
+                    return self._submit(f"{batch.name}-alone", batch.stage, (item,))
+            except KilledWorker as error:
+                last = _last_worker(error)
+        return [
+            Outcome(
+                batch.stage,
+                item.key,
+                None,
+                error=f"every worker that took this item died ({last})",
+                remedy="look for memory or a crash in the worker's log; the other rows are not affected",
+                kind="WorkerError",
+            )
+        ]
 
     def _submit(self, name: str, stage: str, items: Sequence[Item]) -> list[Outcome]:
         for attempt in range(RESUBMISSIONS):

@@ -300,7 +300,7 @@ def test_an_item_that_kills_every_worker_fails_alone(pool: DaskPool, template: W
     assert len(outcomes) == 12
     assert outcomes["poison"].kind == "WorkerError"
     assert "died" in outcomes["poison"].error
-    assert starts(tmp_path).count("poison") == 4  # twice with its neighbours, twice alone
+    assert starts(tmp_path).count("poison") == 6  # twice with its neighbours, four times alone
 
 
 @pytest.mark.slow
