@@ -44,8 +44,7 @@ class DaskCluster:
     def start_worker(
         self, *options: str, environment: Mapping[str, str] | None = None, wait: bool = True
     ) -> "subprocess.Popen[bytes]":
-        """`avatarlab worker` with one worker; returns its supervisor."""
-        before = len(self.names()) if wait else 0
+        """`avatarlab worker` with one worker and a --name; returns its supervisor, once the worker has joined."""
         code = "from flows.cli import main; main()"
         worker = self._start(
             [sys.executable, "-c", code, "worker", self.address, "--count", "1", *options],
@@ -53,8 +52,11 @@ class DaskCluster:
             "workers",
         )
         self._workers.append(worker)
-        if wait:
-            self.wait_for_workers(before + 1)
+        name = options[options.index("--name") + 1]
+        deadline = time.monotonic() + START_SECONDS
+        while wait and not any(found.startswith(f"{name}-") for found in self.names()):
+            assert time.monotonic() < deadline, self.log[-2000:]
+            time.sleep(0.2)
         return worker
 
     def names(self) -> list[str]:
@@ -99,7 +101,8 @@ def dask_cluster(folder: Path, workers: int = 0, environment: Mapping[str, str] 
     try:
         cluster.start_scheduler()
         for number in range(workers):
-            cluster.start_worker("--name", f"w{number}", environment=environment, wait=number == workers - 1)
+            cluster.start_worker("--name", f"w{number}", environment=environment, wait=False)
+        cluster.wait_for_workers(workers)
         yield cluster
     finally:
         cluster.close()

@@ -93,7 +93,8 @@ def test_a_picture_depends_on_nothing_but_its_own_row(solver: str) -> None:
     together = drawer.draw(start, reference, keep, z)
     for k in range(len(start)):
         alone = drawer.draw(start[k : k + 1], reference[k : k + 1], keep[k : k + 1], z[k : k + 1])
-        assert torch.equal(alone[0], together[k])
+        # A row may stand elsewhere in its batch, and on some processors the last bit of a product depends on that.
+        assert (alone[0] - together[k]).abs().max() < 1e-5
     singly = Drawer(renderer, noise, 4, solver, batch_size=1).draw(start, reference, keep, z)
     assert (singly - together).abs().max() < 1e-5
 

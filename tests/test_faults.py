@@ -40,7 +40,7 @@ def test_a_worker_that_is_killed_costs_at_most_what_it_had_begun(tmp_path: Path)
 def test_workers_killed_over_and_over_cost_time_and_nothing_else(tmp_path: Path) -> None:
     night = Night.make(tmp_path, 10, seconds=0.2)
     with night.running("--workers", "2") as running:
-        for kill in range(4):
+        for kill in range(3):
             running.wait_for_made(6 * (kill + 1))
             for pid in running.workers()[: 1 + kill % 2]:
                 os.kill(pid, signal.SIGKILL)
